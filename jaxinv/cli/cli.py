@@ -1,0 +1,92 @@
+"""The entry point `jaxinv`: parse, dispatch, and say clearly what went wrong."""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import jax
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from jaxinv.cli import stages
+from jaxinv.cli.commands import Command, Evaluate, Head, Run, Train, parse
+from jaxinv.cli.config import RunConfig
+from jaxinv.cli.run_directory import RunDirectory, new_run_path
+from jaxinv.training import TrainingInterrupted
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+logger = logging.getLogger("jaxinv")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command. Exits with 2 and one message for bad input, with 130 after Ctrl-C.
+
+    Switches x64 on, which the solver's reference precision needs.
+
+    Args:
+        args: what was typed after `jaxinv`; the process's own when None.
+    """
+    jax.config.update("jax_enable_x64", True)
+    console = Console()
+    _log_to(console)
+    try:
+        _execute(parse(sys.argv[1:] if args is None else args), console)
+    except (ValueError, FloatingPointError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(BAD_INPUT)
+
+
+def _execute(command: Command, console: Console) -> None:
+    if isinstance(command, Head) and command.directory is None:
+        stages.build_head(command.config.head, console)
+        return
+    with _run_of(command, console) as (run, config):
+        if isinstance(command, Head):
+            stages.begin_with_head(run, config, console)
+            console.print(f"train on it with: jaxinv train --directory {run.path}")
+            return
+        forward = stages.build_forward(run, config, console)
+        if isinstance(command, Run | Train):
+            stages.train_stage(run, config, forward, console, resume=command.resume)
+        if isinstance(command, Train):
+            console.print(f"evaluate it with: jaxinv evaluate --directory {run.path}")
+            return
+        stages.evaluate_stage(run, config, forward, console)
+        console.print(f"[bold]the report is {run.report}[/], the figures of each case are {run.evaluation}")
+
+
+@contextmanager
+def _run_of(command: Command, console: Console) -> Iterator[tuple[RunDirectory, RunConfig]]:
+    """The run that a command is about and its configuration; on Ctrl-C says how to go on with it."""
+    if isinstance(command, Evaluate):
+        run, config = RunDirectory.existing(command.directory)
+        config = replace(config, evaluation=command.evaluation)
+    elif isinstance(command, Run | Train) and command.resume:
+        run, config = RunDirectory.existing(command.directory, command.config)
+    else:
+        config = command.config
+        run = RunDirectory.begin(command.directory or new_run_path(command.preset), config)
+    console.print(f"everything is written to [bold]{run.path}[/]")
+    with run.log_file(logger):
+        try:
+            yield run, config
+        except KeyboardInterrupt as stop:
+            said = f"{stop}\n" if isinstance(stop, TrainingInterrupted) else ""
+            name = (
+                "evaluate" if isinstance(command, Evaluate) else f"{type(command).__name__.lower()} --resume"
+            )
+            console.print(f"[yellow]{escape(said)}stopped; finished stages are kept. Go on with:[/]")
+            console.print(f"  jaxinv {name} --directory {run.path}", highlight=False)
+            sys.exit(INTERRUPTED)
+
+
+def _log_to(console: Console) -> None:
+    """Show what the package logs from INFO on. Other packages' loggers are left as they are."""
+    handler = RichHandler(console=console, show_path=False, show_time=False)
+    handler.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
+    logger.handlers = [handler]

@@ -1,0 +1,190 @@
+"""From a configuration to a report, one function a stage. A stage that a directory has finished is reused."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from jaxinv.cli.config import EvaluationConfig, HeadConfig, RunConfig, SimulationConfig
+from jaxinv.cli.head_file import load_head, save_head
+from jaxinv.cli.head_report import HeadReport
+from jaxinv.cli.run_directory import RunDirectory
+from jaxinv.cli.run_report import RunFacts, compose_report
+from jaxinv.evaluation import (
+    SCENARIOS,
+    Problem,
+    Result,
+    Table,
+    baselines,
+    evaluate,
+    findings,
+    network_entrant,
+    save_results,
+    write_report,
+)
+from jaxinv.forward import FemForward
+from jaxinv.head import Electrodes, HeadModel, SourceSpace, SurfaceField
+from jaxinv.head.fsaverage import cortical_sources, fsaverage_electrodes, fsaverage_head, volumetric_sources
+from jaxinv.simulate import ActivityModel, Dipoles, HalfActiveMaps, Patches, WhiteNoise, simulate_batch
+from jaxinv.training import TrainResult, load_trained, train
+from jaxinv.training.metrics_log import MetricsLog
+
+EVALUATION_STREAM = 20_000  # folded into the seed's key, away from what training splits off it
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A head, and what lies in and on it."""
+
+    head: HeadModel
+    sources: SourceSpace
+    sensors: Electrodes | SurfaceField
+    report: HeadReport
+
+
+def build_head(config: HeadConfig, console: Console) -> Anatomy:
+    """Mesh the head, place sources and electrodes, and print whether they are valid."""
+    with timed("head, sources and electrodes", console):
+        head = fsaverage_head(config.resolution)
+        anatomy = _placed(head, config)
+    console.print(anatomy.report.to_rich())
+    return anatomy
+
+
+def begin_with_head(run: RunDirectory, config: RunConfig, console: Console) -> Anatomy:
+    """Build the head of a run, or read it if the directory has it."""
+    if run.noted("head") is not None:
+        console.print(f"the head is in {run.head} already")
+        return _placed(load_head(run.head), config.head)
+    started = time.perf_counter()
+    anatomy = build_head(config.head, console)
+    save_head(run.head, anatomy.head)
+    run.note("head", {"seconds": time.perf_counter() - started, **asdict(anatomy.report)})
+    return anatomy
+
+
+def build_forward(run: RunDirectory, config: RunConfig, console: Console) -> FemForward:
+    """Build the forward operator of a run and its head, or read it if the directory has it."""
+    if run.noted("forward") is not None:
+        console.print(f"the forward operator is in {run.forward} already")
+        return FemForward.load(run.forward)
+    anatomy = begin_with_head(run, config, console)
+    with timed("forward operator", console) as clock:
+        forward = FemForward.build(
+            anatomy.head,
+            anatomy.sources,
+            anatomy.sensors,
+            tolerance=config.head.tolerance,
+            dtype=config.head.dtype,
+        )
+        solved = forward.solve_report()
+    run.note("forward", {
+        "seconds": clock.seconds,
+        "tolerance": config.head.tolerance,
+        "iterations": int(jnp.max(jnp.asarray(solved.iterations))),
+        "residual": float(jnp.max(jnp.asarray(solved.residual))),
+    })  # fmt: skip
+    forward.save(run.forward)
+    return forward
+
+
+def train_stage(
+    run: RunDirectory, config: RunConfig, forward: FemForward, console: Console, *, resume: bool
+) -> TrainResult:
+    """Train the network, with a progress bar."""
+    activity, noise = build_activity(config.simulation, forward.sources), WhiteNoise(config.simulation.snr_db)
+    result = train(forward, activity, noise, config.network, config.training, run.path, resume=resume)
+    ended = "stopped early" if result.stopped_early else "finished"
+    console.print(
+        f"[green]✓[/] training {ended} after {result.updates} updates on {result.leadfields_solved} "
+        f"leadfields, {result.seconds:.0f} s; best validation loss {result.best_validation_loss:.4f} at update "
+        f"{result.best_update}"
+    )
+    return result
+
+
+def evaluate_stage(
+    run: RunDirectory, config: RunConfig, forward: FemForward, console: Console
+) -> list[Result]:
+    """Simulate the cases, evaluate network and baselines, print the table, write the report."""
+    trained, history = load_trained(run.path), MetricsLog(run.path / "metrics.jsonl").rows()
+    head_facts = run.noted("head")
+    with timed("validation and test cases", console) as simulating:
+        problem = pose_problem(config, forward, head_facts["node_volume"])
+    with timed("evaluation", console) as evaluating:
+        network = network_entrant(trained, training_seconds=history[-1]["seconds"])
+        entrants = [network, *baselines(problem, lasso_cases=config.evaluation.lasso_size)]
+        results = evaluate(entrants, problem, seed=config.seed)
+        save_results(run.evaluation, results)
+    console.print(Table.of(results).to_rich(f"{problem.scenario.name}: test cases"))
+    for sentence in findings(results, network.name):
+        console.print(f"• {sentence}", highlight=False)
+    with timed("report", console):
+        facts = RunFacts(
+            config=config,
+            head=load_head(run.head),
+            head_facts=head_facts,
+            forward_facts=run.noted("forward"),
+            history=history,
+            seconds={"test cases": simulating.seconds, "evaluation": evaluating.seconds},
+        )
+        write_report(run.report, compose_report(facts, problem, results, forward))
+    return results
+
+
+def pose_problem(config: RunConfig, forward: FemForward, node_volume: float | None = None) -> Problem:
+    """Validation and test cases on conductivities of their own, and the leadfield at the nominal ones."""
+    activity, noise = build_activity(config.simulation, forward.sources), WhiteNoise(config.simulation.snr_db)
+    validation_key, test_key = jax.random.split(
+        jax.random.fold_in(jax.random.key(config.seed), EVALUATION_STREAM)
+    )
+    simulate = jax.jit(simulate_batch, static_argnames=("size", "conductivities"))
+    sizes: EvaluationConfig = config.evaluation
+    return Problem(
+        scenario=SCENARIOS[config.simulation.activity],
+        leadfield=jax.jit(lambda f: f.leadfield())(forward),
+        sources=forward.sources,
+        validation=simulate(validation_key, forward, activity, noise, size=sizes.validation_size,
+                            conductivities=sizes.validation_leadfields),
+        test=simulate(test_key, forward, activity, noise, size=sizes.test_size,
+                      conductivities=sizes.test_leadfields),
+        node_volume=node_volume,
+    )  # fmt: skip
+
+
+def build_activity(config: SimulationConfig, sources: SourceSpace) -> ActivityModel:
+    """What draws the sources' states."""
+    if config.activity == "half-active":
+        return HalfActiveMaps.build(sources, config.correlation_length)
+    if config.activity == "dipoles":
+        return Dipoles.build(sources, config.count)
+    return Patches.build(sources, config.count, config.radius)
+
+
+def _placed(head: HeadModel, config: HeadConfig) -> Anatomy:
+    is_surface = isinstance(config.sources, str)
+    place = cortical_sources if is_surface else volumetric_sources
+    sources = place(head, config.sources)
+    sensors = fsaverage_electrodes(config.montage, field=config.field)
+    report = HeadReport.of(head, sources, sensors, config.sources if is_surface else None)
+    return Anatomy(head, sources, sensors, report)
+
+
+class Clock:
+    """How long a stage took: `seconds`, once it has ended."""
+
+    seconds: float = float("nan")
+
+
+@contextmanager
+def timed(stage: str, console: Console) -> Iterator[Clock]:
+    """Show that a stage is under way, and how long it took."""
+    clock, started = Clock(), time.perf_counter()
+    with console.status(f"{stage} …"):
+        yield clock
+    clock.seconds = time.perf_counter() - started
+    console.print(f"[green]✓[/] {stage}, {clock.seconds:.1f} s")

@@ -1,0 +1,47 @@
+"""Results on the disk: every metric of every case, so that any interval can be computed again."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxinv.evaluation.benchmark import Result
+
+
+def save_results(path: str | Path, results: Sequence[Result]) -> None:
+    """Write results as JSON; probabilities are left out."""
+    rows = [
+        {
+            "name": result.name,
+            "setting": result.setting,
+            "threshold": result.threshold,
+            "setup_seconds": result.setup_seconds,
+            "apply_seconds": result.apply_seconds,
+            "metrics": {key: _numbers(values) for key, values in result.metrics.items()},
+        }
+        for result in results
+    ]
+    Path(path).write_text(json.dumps(rows, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def load_results(path: str | Path) -> list[Result]:
+    """Read what `save_results` wrote; the results have no probabilities.
+
+    Raises:
+        ValueError: if the file is not there or not such a file.
+    """
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [
+            Result(**{**row, "metrics": {key: np.array(values, dtype=np.float64)
+                                         for key, values in row["metrics"].items()}})
+            for row in rows
+        ]  # fmt: skip
+    except (OSError, json.JSONDecodeError, TypeError, KeyError) as error:
+        raise ValueError(f"path={str(path)!r} holds no results of an evaluation: {error}") from error
+
+
+def _numbers(values):
+    """NaN, a metric that a case does not define, as null."""
+    return [None if np.isnan(value) else float(value) for value in values]

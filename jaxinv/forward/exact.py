@@ -1,0 +1,272 @@
+"""`FemForward`: exact finite-element leadfields, differentiable in the conductivities."""
+
+from os import PathLike
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy import sparse
+
+from jaxinv import fem
+from jaxinv.fem.csr import CsrMatrix
+from jaxinv.fem.loads import SensorLoads, SourceLoads
+from jaxinv.fem.multigrid import Hierarchy, Level
+from jaxinv.fem.solve import SolveReport, solve_poisson
+from jaxinv.fem.stiffness import Stiffness
+from jaxinv.forward.files import read_pytree, write_pytree
+from jaxinv.head.head_model import HeadModel
+from jaxinv.head.sensors import Electrodes, SurfaceField
+from jaxinv.head.source_space import SourceSpace
+
+MAX_ITERATIONS = 300
+FINEST_TOLERANCE = {"float64": 1e-13, "float32": 1e-6}
+
+
+@flax.struct.dataclass
+class FemForward:
+    """Leadfields of a head by finite elements. A pytree: pass it to jitted functions as an argument.
+
+    One adjoint solve a channel gives the transfer matrix, whose rows are the potentials of unit
+    currents at the sensors; a leadfield is its gradient at the sources. All channels are solved
+    together by conjugate gradients with a multigrid cycle that is fixed at the nominal conductivity.
+
+    Attributes:
+        stiffness: stiffness matrices of the tissues.
+        hierarchy: of the multigrid cycle.
+        loads: of unit dipoles at the sources.
+        weights: of the sensors on the nodes.
+        start: potentials at nominal conductivity, where every solve begins.
+        conductivity: nominal, in S/m.
+        sources: the source space.
+        sensors: electrodes or surface field.
+        tissue_names: one a conductivity.
+        source_model: name of the source model.
+        tolerance: relative residual to which every channel is solved.
+        head: the head; None for one read from a file that was saved without it.
+    """
+
+    stiffness: Stiffness
+    hierarchy: Hierarchy
+    loads: SourceLoads
+    weights: SensorLoads
+    start: Float[Array, "node channel"]
+    conductivity: Float[Array, " tissue"]
+    sources: SourceSpace
+    sensors: Electrodes | SurfaceField
+    tissue_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    source_model: str = flax.struct.field(pytree_node=False)
+    tolerance: float = flax.struct.field(pytree_node=False)
+    head: HeadModel | None = flax.struct.field(pytree_node=False, default=None)
+
+    @classmethod
+    def build(
+        cls,
+        head: HeadModel,
+        sources: SourceSpace,
+        sensors: Electrodes | SurfaceField,
+        *,
+        source_model: str = "partial-integration",
+        tolerance: float = 1e-8,
+        dtype: str = "float64",
+    ) -> "FemForward":
+        """Assembles and solves a head at its nominal conductivity.
+
+        Args:
+            head: mesh, tissues and conductivities.
+            sources: where current flows; with normals the leadfield is (channel, source), without
+                (channel, source, 3).
+            sensors: electrodes or surface field.
+            source_model: a key of `jaxinv.fem.SOURCE_MODELS`.
+            tolerance: relative residual of each channel's solve. 1e-8 is for work, 1e-12 for tests of
+                gradients and identities, 1e-5 in single precision for training.
+            dtype: "float64", or "float32" for training.
+
+        Raises:
+            ValueError: for an unknown source model or dtype, a tolerance that the dtype cannot reach,
+                float64 while JAX has it switched off, sources outside the grey matter, or sensors far
+                from the scalp.
+            RuntimeError: if the nominal solve does not converge.
+        """
+        _check_options(source_model, tolerance, dtype)
+        weights = fem.place_sensors(head, sensors, dtype=dtype)
+        loads = _place(head, sources, source_model, dtype)
+        assembled = fem.assemble_stiffness(head.mesh, len(head.tissue_names))
+        hierarchy = fem.build_hierarchy(assembled.to_scipy(head.conductivity), dtype=dtype)
+        forward = cls(
+            stiffness=assembled.replace(values=assembled.values.astype(dtype)),
+            hierarchy=hierarchy,
+            loads=loads,
+            weights=weights,
+            start=jnp.zeros((head.mesh.n_nodes, sensors.n_channels), dtype=dtype),
+            conductivity=jnp.asarray(head.conductivity, dtype=dtype),
+            sources=jax.tree.map(jnp.asarray, sources),
+            sensors=jax.tree.map(jnp.asarray, sensors),
+            tissue_names=head.tissue_names,
+            source_model=source_model,
+            tolerance=tolerance,
+            head=head,
+        )
+        potential, report = _transfer(forward, forward.conductivity)
+        _require_convergence(report, forward.conductivity)
+        return forward.replace(start=potential)
+
+    def leadfield(
+        self,
+        conductivity: Float[Array, " tissue"] | None = None,
+        *,
+        sources: SourceSpace | None = None,
+        sensors: Electrodes | SurfaceField | None = None,
+    ) -> Float[Array, "channel source"] | Float[Array, "channel source 3"]:
+        """Leadfield in V/(A m) (V/m per A m for a surface field), in the sensors' reference.
+
+        Differentiable in the conductivity (`jvp`, `vjp`, higher orders), and usable under `jit` and
+        `vmap`.
+
+        Args:
+            conductivity: of each tissue, in S/m; nominal when None.
+            sources: other sources than those of the build; placed on the host, so not traceable.
+            sensors: other sensors; placed on the host, and solved for.
+
+        Raises:
+            ValueError: for a conductivity of the wrong shape, or not positive.
+            RuntimeError: if the solver does not converge. Under `jit`, where nothing can be raised,
+                the rows that did not converge are NaN.
+        """
+        potential = self._potential(conductivity, sensors)
+        loads = self.loads if sources is None else self._placed(sources)
+        sources = self.sources if sources is None else sources
+        field = jnp.einsum("skc,skx->csx", potential[loads.nodes], loads.weights)
+        if sources.is_fixed:
+            field = jnp.einsum("csx,sx->cs", field, jnp.asarray(sources.normals, dtype=field.dtype))
+        operator = (self.sensors if sensors is None else sensors).reference_operator(field.dtype)
+        return jnp.tensordot(operator, field, axes=1, precision="highest")
+
+    def transfer_matrix(
+        self, conductivity: Float[Array, " tissue"] | None = None
+    ) -> Float[Array, "channel node"]:
+        """Unreferenced potential (V) at each node for a unit current (A) at each sensor; of zero mean.
+
+        Differentiable and checked as `leadfield` is.
+        """
+        return self._potential(conductivity, None).T
+
+    def stiffness_matrix(self, conductivity: Float[np.ndarray, " tissue"] | None = None) -> sparse.csr_array:
+        """K(σ) as a SciPy matrix (node, node), in S."""
+        return self.stiffness.to_scipy(np.asarray(self._checked(conductivity)))
+
+    def solve_report(self, conductivity: Float[Array, " tissue"] | None = None) -> SolveReport:
+        """What the solver reaches at a conductivity: convergence, iterations and residuals."""
+        return _transfer(self, self._checked(conductivity))[1]
+
+    def save(self, path: str | PathLike) -> None:
+        """Writes everything but the head's mesh to one .npz file."""
+        write_pytree(path, "jaxinv FemForward", self.replace(head=None))
+
+    @classmethod
+    def load(cls, path: str | PathLike) -> "FemForward":
+        """Reads what `save` wrote; needs JAX, but not jax-fem, PyAMG or MNE-Python.
+
+        Raises:
+            ValueError: if the file is truncated or holds something else, or holds float64 arrays
+                while JAX has float64 switched off.
+        """
+        forward = read_pytree(path, "jaxinv FemForward", STORED_TYPES)
+        _check_dtype(forward.start.dtype)
+        return jax.tree.map(jnp.asarray, forward)
+
+    def _checked(self, conductivity):
+        if conductivity is None:
+            return self.conductivity
+        shape = (len(self.tissue_names),)
+        if jnp.shape(conductivity) != shape:
+            raise ValueError(
+                f"conductivity must have shape {shape}, one value in S/m for each of {self.tissue_names}; "
+                f"found {jnp.shape(conductivity)}"
+            )
+        if not isinstance(conductivity, jax.core.Tracer):
+            bad = ~(np.asarray(conductivity) > 0)
+            if bad.any():
+                named = [name for name, b in zip(self.tissue_names, bad) if b]
+                raise ValueError(f"conductivity must be positive, in S/m; that of {named} is not")
+        return jnp.asarray(conductivity, dtype=self.conductivity.dtype)
+
+    def _potential(self, conductivity, sensors):
+        conductivity = self._checked(conductivity)
+        forward = self
+        if sensors is not None:
+            weights = fem.place_sensors(self._head(), sensors, dtype=self.start.dtype)
+            shape = (self.start.shape[0], sensors.n_channels)
+            forward = self.replace(weights=weights, start=jnp.zeros(shape, self.start.dtype))
+        potential, report = _transfer(forward, conductivity)
+        if isinstance(report.iterations, jax.core.Tracer):
+            return jnp.where(report.converged, potential, jnp.nan)
+        _require_convergence(report, conductivity)
+        return potential
+
+    def _placed(self, sources):
+        return _place(self._head(), sources, self.source_model, self.start.dtype)
+
+    def _head(self) -> HeadModel:
+        if self.head is None:
+            raise ValueError(
+                "this operator was read from a file, which holds no mesh: build it again from its head "
+                "(jaxinv.HeadModel.load) to place other sources or sensors"
+            )
+        return self.head
+
+
+STORED_TYPES = (
+    CsrMatrix, Electrodes, FemForward, Hierarchy, Level, SensorLoads, SourceLoads, SourceSpace, Stiffness,
+    SurfaceField,
+)  # fmt: skip
+
+
+@jax.jit
+def _transfer(forward: FemForward, conductivity):
+    return solve_poisson(
+        forward.stiffness,
+        forward.hierarchy,
+        conductivity,
+        forward.weights.columns(forward.stiffness.n_nodes),
+        forward.start,
+        tolerance=forward.tolerance,
+        max_iterations=MAX_ITERATIONS,
+    )
+
+
+def _place(head, sources, source_model, dtype) -> SourceLoads:
+    loads = fem.SOURCE_MODELS[source_model](head, sources)
+    return loads.replace(weights=loads.weights.astype(dtype))
+
+
+def _check_options(source_model, tolerance, dtype) -> None:
+    if source_model not in fem.SOURCE_MODELS:
+        raise ValueError(f"unknown source_model {source_model!r}; known are {sorted(fem.SOURCE_MODELS)}")
+    if dtype not in FINEST_TOLERANCE:
+        raise ValueError(f'dtype must be "float64" or "float32", not {dtype!r}')
+    if not FINEST_TOLERANCE[dtype] <= tolerance < 1:
+        raise ValueError(
+            f"tolerance must lie between {FINEST_TOLERANCE[dtype]:g} and 1 in {dtype}, not {tolerance:g}"
+        )
+    _check_dtype(dtype)
+
+
+def _check_dtype(dtype) -> None:
+    if np.dtype(dtype) == np.float64 and not jax.config.jax_enable_x64:
+        raise ValueError(
+            'a float64 operator needs float64 switched on: call jax.config.update("jax_enable_x64", True) '
+            'first, or build with dtype="float32"'
+        )
+
+
+def _require_convergence(report: SolveReport, conductivity) -> None:
+    if not bool(np.all(report.converged)):
+        worst = int(np.argmax(np.nan_to_num(report.residual, nan=np.inf)))
+        raise RuntimeError(
+            f"the solver did not converge for {int(np.sum(~np.asarray(report.converged)))} channels: after "
+            f"{int(report.iterations)} iterations the relative residual of channel {worst} is "
+            f"{float(report.residual[worst]):.1e}, at conductivities {np.asarray(conductivity).tolist()} S/m; "
+            "raise the tolerance, or look for badly shaped cells"
+        )

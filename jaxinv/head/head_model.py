@@ -1,0 +1,96 @@
+"""What is conducted: a volume mesh, the names of its tissues and their conductivities."""
+
+import zipfile
+from dataclasses import dataclass
+from os import PathLike
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxinv.mesh.volume_mesh import VolumeMesh
+
+
+@dataclass(frozen=True, eq=False)
+class HeadModel:
+    """A meshed head and its nominal conductivities. Lives on the host, in NumPy.
+
+    Attributes:
+        mesh: the volume mesh.
+        tissue_names: one name a label, outermost first by custom.
+        conductivity: nominal conductivity of each tissue, in S/m.
+
+    Raises:
+        ValueError: if a label of the mesh has no name, a name no cell, or a conductivity is missing,
+            not finite, zero or negative.
+    """
+
+    mesh: VolumeMesh
+    tissue_names: tuple[str, ...]
+    conductivity: Float[np.ndarray, " tissue"]
+
+    def __post_init__(self):
+        object.__setattr__(self, "tissue_names", tuple(self.tissue_names))
+        object.__setattr__(self, "conductivity", np.asarray(self.conductivity, dtype=np.float64))
+        n_labels = int(self.mesh.tissue.max()) + 1
+        if n_labels > len(self.tissue_names):
+            raise ValueError(
+                f"the mesh has tissue labels up to {n_labels - 1} but tissue_names has "
+                f"{len(self.tissue_names)} names: name every label"
+            )
+        if len(set(self.tissue_names)) != len(self.tissue_names):
+            raise ValueError(f"tissue_names has a name twice: {self.tissue_names}")
+        counts = np.bincount(self.mesh.tissue, minlength=len(self.tissue_names))
+        if (counts == 0).any():
+            missing = [name for name, count in zip(self.tissue_names, counts) if count == 0]
+            raise ValueError(f"no cell of the mesh is labelled {missing}: drop the names or refine the mesh")
+        if self.conductivity.shape != (len(self.tissue_names),):
+            raise ValueError(
+                f"conductivity must give one value for each of {self.tissue_names}, "
+                f"not an array of shape {self.conductivity.shape}"
+            )
+        bad = ~(np.isfinite(self.conductivity) & (self.conductivity > 0))
+        if bad.any():
+            named = {name: float(v) for name, v, b in zip(self.tissue_names, self.conductivity, bad) if b}
+            raise ValueError(f"conductivities must be positive and finite, in S/m; found {named}")
+
+    def label(self, tissue_name: str) -> int:
+        """Label of a tissue.
+
+        Raises:
+            ValueError: if the head has no tissue of that name.
+        """
+        if tissue_name not in self.tissue_names:
+            raise ValueError(f"no tissue {tissue_name!r} in this head; it has {self.tissue_names}")
+        return self.tissue_names.index(tissue_name)
+
+    def shared_nodes(self, one: tuple[str, ...], other: tuple[str, ...]) -> Int[np.ndarray, " node"]:
+        """Nodes that lie on cells of both groups of tissues.
+
+        A continuous finite-element potential conducts through a shared node, so the nodes shared by
+        what lies inside the skull and what lies outside it are leaks.
+        """
+        nodes = [self.mesh.nodes_of(*(self.label(name) for name in group)) for group in (one, other)]
+        return np.intersect1d(*nodes, assume_unique=True)
+
+    def save(self, path: str | PathLike) -> None:
+        """Writes the head to one compressed .npz file."""
+        np.savez_compressed(
+            path, kind="jaxinv head", points=self.mesh.points, cells=self.mesh.cells, tissue=self.mesh.tissue,
+            tissue_names=np.array(self.tissue_names), conductivity=self.conductivity,
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, path: str | PathLike) -> "HeadModel":
+        """Reads what `save` wrote; needs neither mne nor nilearn.
+
+        Raises:
+            ValueError: if the file is truncated or holds something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                mesh = VolumeMesh(file["points"], file["cells"], file["tissue"])
+                return cls(mesh, tuple(file["tissue_names"].tolist()), file["conductivity"])
+        except (zipfile.BadZipFile, EOFError, KeyError) as error:
+            raise ValueError(
+                f"{path} is not a head file, or is truncated: make it again ({error})"
+            ) from error

@@ -1,0 +1,20 @@
+"""Classical inverses: every method is an `Estimator` bound to a leadfield and a noise covariance."""
+
+from jaxinv.inverse.estimator import Estimate, Estimator, LinearEstimator
+from jaxinv.inverse.minimum_norm import minimum_norm, minimum_norm_kernel
+from jaxinv.inverse.sparse import ConvergenceError, LassoEstimator, LassoSolution, lasso
+from jaxinv.inverse.whitening import Whitener, whitener
+
+__all__ = [
+    "ConvergenceError",
+    "Estimate",
+    "Estimator",
+    "LassoEstimator",
+    "LassoSolution",
+    "LinearEstimator",
+    "Whitener",
+    "lasso",
+    "minimum_norm",
+    "minimum_norm_kernel",
+    "whitener",
+]

@@ -1,0 +1,62 @@
+"""What every inverse method is to those who use it: a function from measurements to an estimate."""
+
+from typing import Protocol
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@flax.struct.dataclass
+class Estimate:
+    """What a method says of the sources. A pytree.
+
+    Attributes:
+        current: (source,), (source, time) or, with free orientation, (source, 3[, time]); in A m, or a
+            statistic without unit for methods that normalise by noise.
+        probability: that a source is active, for methods that give it.
+        std: posterior standard deviation of `current`, for methods that give it.
+    """
+
+    current: Float[Array, "source ..."]
+    probability: Float[Array, "source ..."] | None = None
+    std: Float[Array, "source ..."] | None = None
+
+
+class Estimator(Protocol):
+    """An inverse method bound to a leadfield and a noise covariance."""
+
+    def __call__(self, measurements: Float[Array, "channel *time"]) -> Estimate:
+        """Estimate from one topography or a time series."""
+        ...
+
+
+@flax.struct.dataclass
+class LinearEstimator:
+    """A method that is one matrix. A pytree, so that it jits, vmaps and differentiates.
+
+    Attributes:
+        kernel: from measurements in V to current in A m (or to a statistic).
+    """
+
+    kernel: Float[Array, "source channel"] | Float[Array, "source 3 channel"]
+
+    def __call__(self, measurements: Float[Array, "channel *time"]) -> Estimate:
+        """Apply the kernel, in the kernel's dtype.
+
+        Raises:
+            ValueError: if the first axis is not the kernel's channels.
+        """
+        check_measurements(measurements, self.kernel.shape[-1])
+        measurements = jnp.asarray(measurements, self.kernel.dtype)
+        return Estimate(jnp.tensordot(self.kernel, measurements, axes=1, precision="highest"))
+
+
+def check_measurements(measurements: Float[Array, "channel *time"], n_channels: int) -> None:
+    """Refuse measurements that are not (channel,) or (channel, time)."""
+    shape = jnp.shape(measurements)
+    if len(shape) not in (1, 2) or shape[0] != n_channels:
+        raise ValueError(
+            f"measurements must have shape (channel,) or (channel, time) with {n_channels} channels, "
+            f"not {shape}; vmap over a batch"
+        )

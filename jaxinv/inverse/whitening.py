@@ -1,0 +1,61 @@
+"""Whitening by a noise covariance that may lack ranks, as every referenced one does."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float, Int
+
+from jaxinv.inverse.validation import check_noise_cov
+
+
+@flax.struct.dataclass
+class Whitener:
+    r"""What makes the noise white in its range. A pytree.
+
+    Attributes:
+        matrix: $W$, with $W^T W = C^+$; $W C W^T$ is an orthogonal projector of rank `rank`; in 1/V.
+        rank: dimension of the range of $C$.
+    """
+
+    matrix: Float[Array, "channel channel"]
+    rank: Int[Array, ""]
+
+
+def whitener(noise_cov: Float[Array, "channel channel"], *, rtol: float | None = None) -> Whitener:
+    r"""Whitener of a covariance: $W = G^{-1} P$.
+
+    $P$ projects on the eigenvectors of eigenvalue above `rtol` times the largest, and $G$ is the Cholesky
+    factor of $C$ with its null space filled up. So derivatives in $C$ exist where eigenvalues coincide, as
+    those of white noise do; they are taken at constant range. Any other $W$ differs by a rotation.
+
+    Args:
+        noise_cov: $C$, in V².
+        rtol: None is 1e-6, and more for many channels in float32 (channels × machine epsilon): directions
+            with less than a thousandth of the largest noise amplitude are taken for what the reference
+            removed, not for noiseless ones. A covariance rounded to float32 is so recognised in float64 too.
+
+    Raises:
+        ValueError: for a covariance that is not square, finite, symmetric, positive semidefinite and not
+            zero. Under a transformation of JAX values cannot be checked; NaN or zeros then give NaN.
+    """
+    noise_cov = jnp.asarray(noise_cov)
+    check_noise_cov(noise_cov, noise_cov.shape[0] if noise_cov.ndim else 0)
+    if rtol is None:
+        rtol = max(1e-6, len(noise_cov) * float(jnp.finfo(noise_cov.dtype).eps))
+    return _whitener(noise_cov, rtol)
+
+
+@jax.jit
+def _whitener(noise_cov, rtol):
+    spectrum, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(noise_cov))
+    kept = spectrum > rtol * spectrum[-1]
+    rank = jnp.sum(kept)
+    projector = jnp.matmul(vectors * kept, vectors.T, precision="highest")
+    removed = jnp.eye(len(noise_cov), dtype=noise_cov.dtype) - projector
+    # In units of the mean variance: float32 has no room for V² squared.
+    unit = jnp.trace(noise_cov) / rank
+    inside = jnp.linalg.multi_dot([projector, noise_cov / unit, projector], precision="highest")
+    triangle = jnp.linalg.cholesky(inside + removed)
+    matrix = solve_triangular(triangle, projector, lower=True) / jnp.sqrt(unit)
+    return Whitener(matrix, rank)

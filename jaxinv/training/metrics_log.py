@@ -1,0 +1,41 @@
+"""The metrics of a run: one JSON object a line, appended as the run goes and cut back when it resumes."""
+
+import json
+import os
+from pathlib import Path
+
+Row = dict[str, float | int | None]
+
+
+class MetricsLog:
+    """Rows of metrics in a JSONL file, in the order of their `step`.
+
+    Args:
+        path: the file; made at the first row.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def append(self, row: Row) -> None:
+        """Write a row through to the disk, so that a checkpoint saved after it never lacks it."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rows(self) -> list[Row]:
+        """All complete rows; a last line that a killed process left unfinished does not count."""
+        if not self.path.exists():
+            return []
+        text = self.path.read_text(encoding="utf-8")
+        complete, _, _ = text.rpartition("\n")
+        return [json.loads(line) for line in complete.splitlines()]
+
+    def cut(self, last_step: int) -> list[Row]:
+        """Drop the rows after `last_step`, atomically, and return those that stay."""
+        kept = [row for row in self.rows() if row["step"] <= last_step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary.replace(self.path)
+        return kept

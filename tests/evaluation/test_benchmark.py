@@ -1,0 +1,135 @@
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxinv.evaluation import Entrant, baselines, better_than, evaluate, evaluate_entrant, findings
+from jaxinv.evaluation.case_metrics import metric
+from jaxinv.inverse import Estimate
+
+
+@flax.struct.dataclass
+class Oracle:
+    """Knows the truth of the case whose measurement it is given, and says it with some probability."""
+
+    measurements: jax.Array
+    truth: jax.Array
+    sure: float
+
+    def __call__(self, measurements):
+        case = jnp.argmin(jnp.sum((self.measurements - measurements) ** 2, axis=1))
+        p = self.sure * self.truth[case] + (1 - self.sure) * (1 - self.truth[case])
+        return Estimate(current=p, probability=p)
+
+
+def oracle(problem, sure):
+    cases = [getattr(problem, name) for name in ("validation", "test")]
+    # in nanovolts: a square of volts underflows in float32
+    known = jnp.concatenate([batch.measurements for batch in cases])
+    return Oracle(known, jnp.concatenate([batch.activity for batch in cases]), sure)
+
+
+@pytest.fixture(scope="module")
+def results(problem):
+    network = Entrant("oracle", lambda _: oracle(problem, 0.9), prior_seconds=100.0)
+    return {result.name: result for result in evaluate([network, *baselines(problem, lasso_cases=16)], problem)}
+
+
+def test_who_knows_the_truth_decides_without_error(results, problem):
+    found = results["oracle"]
+    for key in ("accuracy", "precision", "recall", "f1", "average_precision"):
+        np.testing.assert_allclose(found.metrics[key], 1, atol=1e-6)
+    np.testing.assert_allclose(found.metrics["bce"], -np.log(0.9), rtol=1e-4)
+    for key in ("localisation_error", "node_volume_error", "cortex_volume_error"):
+        np.testing.assert_allclose(found.metrics[key], 0, atol=1e-7)
+    assert found.setup_seconds >= 100
+
+
+def test_an_estimate_with_a_probability_is_not_calibrated(results):
+    assert set(np.round(np.unique(results["oracle"].probability), 5)) == {np.float32(0.1), np.float32(0.9)}
+
+
+@pytest.mark.parametrize("name", ["MNE", "sLORETA"])
+def test_a_linear_inverse_knows_more_than_a_guess(results, name):
+    for key in ("bce", "average_precision", "accuracy"):
+        for reference in ("constant guess", "chance"):
+            comparison = better_than(results[name].metrics[key], results[reference].metrics[key], metric(key))
+            assert comparison.verdict == "beats", (key, reference)
+
+
+def test_a_constant_guess_has_the_entropy_and_the_precision_of_the_prevalence(results, problem):
+    active = np.asarray(problem.test.activity).mean(axis=1)
+    p = problem.prevalence
+    guess = results["constant guess"].metrics
+    np.testing.assert_allclose(guess["bce"], -(active * np.log(p) + (1 - active) * np.log(1 - p)), rtol=1e-4)
+    np.testing.assert_allclose(guess["average_precision"], active, rtol=1e-5)
+    np.testing.assert_allclose(guess["precision"], active, rtol=1e-5)
+    np.testing.assert_allclose(guess["recall"], 1)
+    chance = results["chance"].metrics
+    assert np.mean(chance["average_precision"]) == pytest.approx(active.mean(), abs=0.02)
+    assert np.mean(chance["accuracy"]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_slow_method_is_given_the_first_cases_alone(results):
+    assert results["Lasso"].n_cases == 16
+    assert results["MNE"].n_cases == 60
+
+
+def test_the_same_seed_gives_the_same_figures(results, problem):
+    again = {r.name: r for r in evaluate(baselines(problem, lasso_cases=16)[:1], problem)}
+    for name in ("MNE", "chance"):
+        for key, values in again[name].metrics.items():
+            np.testing.assert_array_equal(values, results[name].metrics[key])
+
+
+def test_baselines_do_not_see_the_amplitude(problem):
+    """Thousandfold currents and measurements give the same decisions."""
+
+    def louder(batch):
+        return batch.replace(
+            measurements=1e3 * batch.measurements, current=1e3 * batch.current, noise_cov=1e6 * batch.noise_cov
+        )
+
+    loud = dataclasses.replace(problem, validation=louder(problem.validation), test=louder(problem.test))
+    ours, theirs = (evaluate_entrant(baselines(p)[0], p) for p in (problem, loud))
+    np.testing.assert_allclose(ours.probability, theirs.probability, atol=2e-3)
+
+
+def test_the_regularisation_is_the_best_of_the_grid_on_validation(problem):
+    entrant = baselines(problem)[0]
+    best = evaluate_entrant(entrant, problem)
+    swapped = dataclasses.replace(problem, test=problem.validation)
+    losses = {
+        snr: evaluate_entrant(dataclasses.replace(entrant, grid=(snr,)), swapped).metrics["bce"].mean()
+        for snr in entrant.grid
+    }
+    assert best.setting == f"snr = {min(losses, key=losses.get):g}"
+
+
+def test_estimates_that_are_not_finite_are_refused(problem):
+    @flax.struct.dataclass
+    class Broken:
+        def __call__(self, measurements):
+            return Estimate(jnp.full(problem.leadfield.shape[1], jnp.nan))
+
+    with pytest.raises(ValueError, match="Broken gave estimates that are not finite"):
+        evaluate_entrant(Entrant("broken", lambda _: Broken()), problem)
+
+
+def test_cases_that_do_not_fit_the_leadfield_are_refused(problem):
+    with pytest.raises(ValueError, match="validation has 19 channels"):
+        dataclasses.replace(problem, leadfield=problem.leadfield[:, 1:])
+
+
+def test_the_findings_say_where_the_subject_loses(results):
+    said = findings(list(results.values()), "MNE")
+    assert len(said) == len(results) - 1
+    (against_oracle,) = (sentence for sentence in said if "oracle" in sentence)
+    assert against_oracle.startswith("MNE loses to oracle in BCE")
+    (against_guess,) = (sentence for sentence in said if "constant guess" in sentence)
+    assert against_guess.startswith("MNE beats constant guess in BCE")
+    with pytest.raises(ValueError, match="no result is called 'U-Net'"):
+        findings(list(results.values()), "U-Net")

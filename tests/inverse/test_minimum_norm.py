@@ -1,0 +1,200 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import mne
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from jaxinv.inverse import minimum_norm, minimum_norm_kernel
+
+METHODS = ["MNE", "dSPM", "sLORETA"]
+
+
+@pytest.fixture(scope="module")
+def mne_problem():
+    """A sphere with 19 electrodes, 30 dipoles, coloured average-referenced noise and three topographies."""
+    with mne.use_log_level("ERROR"):
+        rng = np.random.default_rng(0)
+        names = mne.channels.make_standard_montage("standard_1020").ch_names[::5]
+        info = mne.create_info(names, 100.0, "eeg")
+        info.set_montage("standard_1020")
+        sphere = mne.make_sphere_model("auto", "auto", info)
+        normals = rng.normal(size=(30, 3))
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+        positions = sphere["r0"] + normals * rng.uniform(0.02, 0.07, (30, 1))
+        sources = mne.setup_volume_source_space(pos={"rr": positions, "nn": normals}, sphere=sphere)
+        free = mne.make_forward_solution(info, None, sources, sphere, eeg=True, meg=False)
+        reference = np.eye(19) - 1 / 19
+        free["sol"]["data"] = reference @ free["sol"]["data"]
+        fixed = mne.convert_forward_solution(free, force_fixed=True, use_cps=False)
+        evoked = mne.EvokedArray(1e-6 * rng.normal(size=(19, 3)), info).set_eeg_reference(projection=True)
+        root = reference @ rng.normal(size=(19, 40)) * 1e-7
+        noise = mne.Covariance(root @ root.T, names, [], evoked.info["projs"], nfree=1)
+    return {"fixed": fixed, "free": free}, evoked, noise, reference
+
+
+def solve_with_mne(mne_problem, orientation, snr, method, depth):
+    forwards, evoked, noise, _ = mne_problem
+    fixed = orientation == "fixed"
+    with mne.use_log_level("ERROR"):
+        operator = mne.minimum_norm.make_inverse_operator(
+            evoked.info,
+            forwards[orientation],
+            noise,
+            loose=0.0 if fixed else 1.0,
+            fixed=fixed,
+            depth=None if depth is None else {"exp": depth, "allow_fixed_depth": True},
+        )
+        pick = None if fixed else "vector"
+        return mne.minimum_norm.apply_inverse(evoked, operator, snr**-2, method, pick_ori=pick).data
+
+
+@pytest.mark.parametrize("orientation", ["fixed", "free"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("snr", "depth"), [(3.0, None), (1.0, 0.8)])
+def test_it_agrees_with_mne_python(mne_problem, orientation, method, snr, depth):
+    forwards, evoked, noise, reference = mne_problem
+    leadfield = forwards[orientation]["sol"]["data"]
+    if orientation == "free":
+        leadfield = leadfield.reshape(19, 30, 3)
+    estimator = minimum_norm(leadfield, noise.data, snr=snr, method=method, depth=depth)
+    expected = solve_with_mne(mne_problem, orientation, snr, method, depth)
+    found = estimator(reference @ evoked.data).current
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max(), rtol=1e-6)
+
+
+@pytest.fixture
+def problem(key):
+    """Average-referenced random leadfield with columns of very different size, and white noise."""
+    reference = jnp.eye(12) - 1 / 12
+    size = jnp.logspace(-1, 1, 40)
+    return reference @ jax.random.normal(key, (12, 40)) * size, reference
+
+
+@pytest.mark.parametrize("snr", [1.0, 3.0])
+def test_orthonormal_leadfield_has_a_closed_form(key, snr):
+    """L Lᵀ = I and C = I give W = Lᵀ / (1 + snr⁻²)."""
+    leadfield = jnp.linalg.qr(jax.random.normal(key, (64, 8)))[0].T
+    kernel = minimum_norm_kernel(leadfield, jnp.eye(8), snr=snr)
+    np.testing.assert_allclose(kernel, leadfield.T / (1 + snr**-2), atol=1e-12)
+    check_grads(partial(minimum_norm_kernel, noise_cov=jnp.eye(8), snr=snr), (leadfield,), order=1)
+
+
+@pytest.mark.parametrize("depth", [None, 0.8])
+@pytest.mark.parametrize("snr", [0.5, 3.0, 30.0])
+def test_sloreta_localises_every_single_source_without_error(problem, snr, depth):
+    leadfield, cov = problem
+    estimate = minimum_norm(leadfield, cov, snr=snr, method="sLORETA", depth=depth)(leadfield).current
+    np.testing.assert_array_equal(np.abs(estimate).argmax(0), np.arange(40))
+
+
+def test_minimum_norm_prefers_strong_columns_and_depth_weighting_less_so(problem):
+    leadfield, cov = problem
+    hits = [
+        (
+            np.abs(minimum_norm(leadfield, cov, depth=depth)(leadfield).current).argmax(0) == np.arange(40)
+        ).sum()
+        for depth in (None, 0.8)
+    ]
+    assert hits[0] < hits[1] <= 40
+
+
+def test_dspm_of_pure_noise_has_unit_variance(problem):
+    """Rows of the dSPM kernel K satisfy diag(K C Kᵀ) = 1."""
+    leadfield, cov = problem
+    kernel = minimum_norm_kernel(leadfield, cov, method="dSPM")
+    np.testing.assert_allclose(jnp.diag(kernel @ cov @ kernel.T), 1, rtol=1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_units_of_volt_and_ampere_scale_as_they_should(problem, method):
+    """Statistics have no unit; current is in A m."""
+    leadfield, cov = problem
+    data = leadfield[:, 3]
+    base = minimum_norm(leadfield, cov, method=method)(data).current
+    microvolts = minimum_norm(1e6 * leadfield, 1e12 * cov, method=method)(1e6 * data).current
+    nanoamperes = minimum_norm(1e-9 * leadfield, cov, method=method)(data).current
+    np.testing.assert_allclose(microvolts, base, rtol=1e-9)
+    np.testing.assert_allclose(nanoamperes, base * (1e9 if method == "MNE" else 1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("free", [False, True])
+def test_source_that_no_channel_sees_stays_at_zero(problem, method, free):
+    leadfield, cov = problem
+    blind = leadfield.at[:, 5].set(0)
+    blind = jnp.stack([blind, blind[:, ::-1].at[:, 5].set(0), blind * 2], -1) if free else blind
+    for depth in (None, 0.8):
+        kernel = minimum_norm_kernel(blind, cov, method=method, depth=depth)
+        assert jnp.isfinite(kernel).all()
+        assert not kernel[5].any()
+        assert kernel[6].any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_is_differentiable_in_leadfield_covariance_and_snr(method):
+    """At white noise, where all eigenvalues of the covariance coincide."""
+    leadfield = jax.random.normal(jax.random.key(3), (5, 9))
+    direction = jax.random.normal(jax.random.key(4), (5, 5))
+
+    def kernel(leadfield, shift, snr):
+        cov = jnp.eye(5) + shift * (direction + direction.T)
+        return minimum_norm_kernel(leadfield, cov, snr=snr, method=method)
+
+    check_grads(jax.jit(kernel), (leadfield, 0.0, 2.0), order=1)
+
+
+def test_it_is_differentiable_with_a_blind_source_and_lost_ranks(problem):
+    leadfield, cov = problem
+    blind = leadfield.at[:, 5].set(0)
+
+    def total(scale):
+        return jnp.sum(minimum_norm_kernel(blind * scale, cov, method="sLORETA", depth=0.5) ** 2)
+
+    assert jnp.isfinite(jax.jacrev(lambda x: total(x))(jnp.full(40, 2.0))).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_vmaps_over_leadfields(problem, method):
+    leadfield, cov = problem
+    batch = jnp.stack([leadfield, 2 * leadfield[:, ::-1]])
+    batched = jax.vmap(partial(minimum_norm_kernel, method=method), (0, None))(batch, cov)
+    for one, kernel in zip(batch, batched):
+        expected = minimum_norm_kernel(one, cov, method=method)
+        np.testing.assert_allclose(kernel, expected, atol=1e-10 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_float32_stays_float32_and_costs_a_few_thousandths_at_most(problem, method):
+    leadfield, cov = (x * scale for x, scale in zip(problem, (1e3, 1e-14)))
+    exact = minimum_norm_kernel(leadfield, cov, method=method)
+    single = minimum_norm_kernel(leadfield.astype(jnp.float32), cov.astype(jnp.float32), method=method)
+    assert single.dtype == jnp.float32
+    assert np.linalg.norm(single - exact) < 1e-4 * np.linalg.norm(exact)
+
+
+def test_zero_measurements_give_zero(problem):
+    assert not minimum_norm(*problem)(jnp.zeros(12)).current.any()
+
+
+@pytest.mark.parametrize(
+    ("leadfield", "cov", "options", "message"),
+    [
+        (np.ones((3, 4, 2)), np.eye(3), {}, "leadfield must have shape"),
+        (np.ones(3), np.eye(3), {}, "leadfield must have shape"),
+        (np.ones((3, 0)), np.eye(3), {}, "leadfield must have shape"),
+        (np.where(np.eye(3, 4), np.nan, 1), np.eye(3), {}, r"leadfield has 3 values.*\(0, 0\)"),
+        (np.zeros((3, 4)), np.eye(3), {}, "leadfield is zero"),
+        (np.ones((3, 4)), np.eye(4), {}, "noise_cov must have shape"),
+        (np.ones((3, 4)), np.zeros((3, 3)), {}, "noise_cov is zero"),
+        (np.ones((3, 4)), np.eye(3), {"snr": 0.0}, "snr"),
+        (np.ones((3, 4)), np.eye(3), {"snr": np.nan}, "snr"),
+        (np.ones((3, 4)), np.eye(3), {"method": "LORETA"}, "LORETA"),
+        (np.ones((3, 4)), np.eye(3), {"depth": 2.0}, "depth"),
+    ],
+)
+def test_what_cannot_be_inverted_is_refused(leadfield, cov, options, message):
+    with pytest.raises(ValueError, match=message):
+        minimum_norm(leadfield, cov, **options)
