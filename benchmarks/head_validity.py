@@ -1,6 +1,6 @@
 """Is the default head whole? Its mesh, sources and electrodes at several resolutions.
 
-    python benchmarks/head_validity.py 4 3 2        # mm; writes benchmarks/results/head_validity.json
+python benchmarks/head_validity.py 4 3 2        # mm; writes benchmarks/results/head_validity.json
 """
 
 import argparse
@@ -36,7 +36,9 @@ def examine(resolution: float, sources: str) -> dict:
         "inverted_cells": int((mesh.corner_volumes <= 0).sum()),
         "components": mesh.count_components(),
         "leaking_nodes": len(head.shared_nodes(("csf", "grey", "white"), ("scalp",))),
-        "litres": dict(zip(head.tissue_names, (1e3 * np.bincount(mesh.tissue, mesh.volumes)).round(3).tolist())),
+        "litres": dict(
+            zip(head.tissue_names, (1e3 * np.bincount(mesh.tissue, mesh.volumes)).round(3).tolist())
+        ),
         "sources": space.n_sources,
         "sources_in_grey_percent": 100 * float(np.mean(moved < 1e-9)),
         "sources_moved_over_1mm_percent": 100 * float(np.mean(moved > 1e-3)),

@@ -29,6 +29,9 @@ import jaxinv.networks
 import jaxinv.simulate
 import jaxinv.training
 
+PAUSE = 0.05
+"""Seconds that a worker that is to be killed waits after every step."""
+
 N_CHANNELS, N_SOURCES = 12, 64
 NETWORK = jaxinv.networks.UNetConfig(
     latent_length=16, width=4, depth=1, correction_stages=1, correction_width=4
@@ -111,15 +114,12 @@ def steps_done(directory: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def kill_at_a_random_moment(process: subprocess.Popen, directory: Path, rng: random.Random) -> bool:
-    """SIGKILL within half a second of the first step after a (re)start; False if the run ended before."""
-    before = steps_done(directory)
-    deadline = time.monotonic() + rng.uniform(0.0, 0.5)
+def kill_at_random(process: subprocess.Popen, directory: Path, most: int, rng: random.Random) -> bool:
+    """SIGKILL somewhere in or after one of the next `most` steps; False if the run ended before."""
+    last_step = steps_done(directory) + rng.randint(1, most)
     while process.poll() is None:
-        moved = steps_done(directory) != before
-        if not moved:
-            deadline = time.monotonic() + rng.uniform(0.0, 0.5)
-        elif time.monotonic() > deadline:
+        if steps_done(directory) >= last_step:
+            time.sleep(rng.uniform(0.0, 2 * PAUSE))
             process.send_signal(signal.SIGKILL)
             process.wait()
             return True
@@ -148,8 +148,9 @@ def compare(kills: int, seed: int) -> bool:
     finish(start(unbroken, 0.0, cache))
     done = 0
     while done < kills:
-        process = start(killed, 0.05, cache)
-        if not kill_at_a_random_moment(process, killed, rng):
+        process = start(killed, PAUSE, cache)
+        most = CONFIG.updates // CONFIG.updates_per_leadfield // (kills + 1)
+        if not kill_at_random(process, killed, most, rng):
             finish(process)
             break
         done += 1

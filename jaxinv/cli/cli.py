@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from jaxinv.cli import stages
+from jaxinv import cli
 from jaxinv.cli.commands import Command, Evaluate, Head, Run, Train, parse
 from jaxinv.cli.config import RunConfig
-from jaxinv.cli.run_directory import RunDirectory, new_run_path
+from jaxinv.cli.run_directory import BAD_INPUT, RunDirectory, new_run_path
 from jaxinv.training import TrainingInterrupted
 
-BAD_INPUT, INTERRUPTED = 2, 130
+REFUSED, INTERRUPTED = 2, 130  # exit codes
+WIDTH_OF_FILES = 140  # of the table, where there is no terminal that has a width
 
 logger = logging.getLogger("jaxinv")
 
@@ -32,30 +33,32 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     jax.config.update("jax_enable_x64", True)
     console = Console()
-    _log_to(console)
+    if not console.is_terminal:
+        console = Console(width=WIDTH_OF_FILES)
     try:
-        _execute(parse(sys.argv[1:] if args is None else args), console)
-    except (ValueError, FloatingPointError) as error:
+        with _logged_to(console):
+            _execute(parse(sys.argv[1:] if args is None else args), console)
+    except BAD_INPUT as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        sys.exit(BAD_INPUT)
+        sys.exit(REFUSED)
 
 
 def _execute(command: Command, console: Console) -> None:
     if isinstance(command, Head) and command.directory is None:
-        stages.build_head(command.config.head, console)
+        cli.stages.build_head(command.config.head, console)
         return
     with _run_of(command, console) as (run, config):
         if isinstance(command, Head):
-            stages.begin_with_head(run, config, console)
+            cli.stages.begin_with_head(run, config, console)
             console.print(f"train on it with: jaxinv train --directory {run.path}")
             return
-        forward = stages.build_forward(run, config, console)
+        forward = cli.stages.build_forward(run, config, console)
         if isinstance(command, Run | Train):
-            stages.train_stage(run, config, forward, console, resume=command.resume)
+            cli.stages.train_stage(run, config, forward, console, resume=command.resume)
         if isinstance(command, Train):
             console.print(f"evaluate it with: jaxinv evaluate --directory {run.path}")
             return
-        stages.evaluate_stage(run, config, forward, console)
+        cli.stages.evaluate_stage(run, config, forward, console)
         console.print(f"[bold]the report is {run.report}[/], the figures of each case are {run.evaluation}")
 
 
@@ -64,6 +67,8 @@ def _run_of(command: Command, console: Console) -> Iterator[tuple[RunDirectory, 
     """The run that a command is about and its configuration; on Ctrl-C says how to go on with it."""
     if isinstance(command, Evaluate):
         run, config = RunDirectory.existing(command.directory)
+        if not run.is_trained:
+            raise ValueError(f"{run.path} has not been trained: first `jaxinv train --directory {run.path}`")
         config = replace(config, evaluation=command.evaluation)
     elif isinstance(command, Run | Train) and command.resume:
         run, config = RunDirectory.existing(command.directory, command.config)
@@ -84,9 +89,18 @@ def _run_of(command: Command, console: Console) -> Iterator[tuple[RunDirectory, 
             sys.exit(INTERRUPTED)
 
 
-def _log_to(console: Console) -> None:
-    """Show what the package logs from INFO on. Other packages' loggers are left as they are."""
+@contextmanager
+def _logged_to(console: Console) -> Iterator[None]:
+    """Show what the package logs from INFO on, once. Other packages' loggers are left as they are."""
     handler = RichHandler(console=console, show_path=False, show_time=False)
     handler.setLevel(logging.INFO)
+    before = logger.level, logger.propagate
     logger.setLevel(logging.DEBUG)
-    logger.handlers = [handler]
+    logger.propagate = False  # some library's handler of the root logger would show all of it again
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]

@@ -24,7 +24,8 @@ class Run:
     """All of it: head, leadfields, training, evaluation, table and report.html.
 
     `--preset quick` takes minutes on two CPU cores; `--preset paper` has the sizes of the published task and
-    wants an accelerator. Any setting below changes the preset. Ctrl-C leaves a checkpoint; go on with --resume.
+    wants an accelerator. Any setting below changes the preset. Ctrl-C leaves a checkpoint: go on with
+    --resume.
 
     Attributes:
         config: the settings.

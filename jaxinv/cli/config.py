@@ -19,22 +19,30 @@ class HeadConfig:
         field: measure the electric field (Ex, Ey, Ez) under each electrode, not its potential.
         tolerance: relative residual at which the solver stops.
         dtype: precision of the solver.
+        n_starts: conductivities solved for beforehand, from which every later solve starts.
     """
 
     resolution: float = 4e-3
     sources: Literal["ico3", "ico4", "ico5"] | int = "ico4"
     montage: Literal["10-20", "10-10-64", "10-5-149"] = "10-10-64"
     field: bool = False
-    tolerance: float = 1e-5
+    tolerance: float = 1e-4
     dtype: Literal["float32", "float64"] = "float32"
+    n_starts: int = 8
 
     def __post_init__(self):
         if not 1e-3 <= self.resolution <= 10e-3:
             raise ValueError(f"head.resolution must lie between 0.001 and 0.01 m, not {self.resolution:g}")
         if not 0 < self.tolerance < 1:
             raise ValueError(f"head.tolerance must lie between 0 and 1, not {self.tolerance:g}")
+        if self.dtype == "float32" and self.tolerance < 1e-6:
+            raise ValueError(
+                f"head.tolerance {self.tolerance:g} needs --head.dtype float64; float32 ends at 1e-6"
+            )
         if isinstance(self.sources, int) and self.sources < 1:
             raise ValueError(f"head.sources must be a positive number, not {self.sources}")
+        if self.n_starts < 1:
+            raise ValueError(f"head.n-starts must be 1 or more, not {self.n_starts}")
 
 
 @dataclass(frozen=True)
@@ -85,9 +93,9 @@ class EvaluationConfig:
     """
 
     validation_size: int = 128
-    validation_leadfields: int = 8
+    validation_leadfields: int = 4
     test_size: int = 256
-    test_leadfields: int = 16
+    test_leadfields: int = 8
     lasso_size: int = 64
 
     def __post_init__(self):
@@ -111,7 +119,7 @@ class RunConfig:
         head: the head, its sources and sensors.
         simulation: activity and noise.
         network: sizes of the network.
-        training: how it is trained.
+        training: how it is trained; its own seed is not to be given.
         evaluation: how it is judged.
     """
 
@@ -123,11 +131,17 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self):
-        if self.training.seed not in (0, self.seed):
+        if self.simulation.activity == "patches" and isinstance(self.head.sources, int):
             raise ValueError(
-                f"give one seed for all, --seed {self.training.seed}, and leave out training.seed"
+                "patches grow along the cortical surface: give --head.sources ico3, ico4 or ico5"
             )
-        object.__setattr__(self, "training", replace(self.training, seed=self.seed))
+        if self.training.seed != 0:
+            raise ValueError(f"one seed decides all: give --seed {self.training.seed}, not --training.seed")
+
+    @property
+    def seeded_training(self) -> TrainConfig:
+        """How the network is trained, with the seed of the run."""
+        return replace(self.training, seed=self.seed)
 
 
 PRESETS: dict[str, RunConfig] = {

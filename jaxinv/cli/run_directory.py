@@ -13,6 +13,9 @@ from jaxinv.cli.config_file import differences, read_config, write_config
 
 logger = logging.getLogger(__name__)
 
+BAD_INPUT = (ValueError, FileNotFoundError, FloatingPointError)
+"""What a command can be stopped by that the user can mend; the message says how."""
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -54,6 +57,11 @@ class RunDirectory:
         """What was logged, with the tracebacks of errors."""
         return self.path / "run.log"
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether training has left a checkpoint here."""
+        return (self.path / "checkpoints").is_dir()
+
     def note(self, stage: str, facts: Mapping) -> None:
         """Keep what a finished stage found, as JSON; this also says that it is finished."""
         (self.path / f"{stage}.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -71,7 +79,7 @@ class RunDirectory:
         logger.addHandler(handler)
         try:
             yield
-        except (ValueError, FloatingPointError):
+        except BAD_INPUT:
             logger.debug("stopped by an error", exc_info=True)
             raise
         finally:
@@ -94,7 +102,7 @@ class RunDirectory:
                 raise ValueError(
                     f"{path} holds something that is not a run of jaxinv; choose another directory"
                 )
-            if not (path / "checkpoints").exists() and not differences(read_config(run.config), config):
+            if not run.is_trained and not differences(read_config(run.config), config):
                 return run
             moved = _free_name(path, datetime.fromtimestamp(run.config.stat().st_mtime))
             path.rename(moved)

@@ -21,7 +21,7 @@ from jaxinv.evaluation.figures import (
     reliability,
     to_png,
 )
-from jaxinv.forward import FemForward
+from jaxinv.forward.exact import FemForward
 from jaxinv.head import HeadModel
 
 PACKAGES = ("jaxinv", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "jax-fem", "pyamg", "numpy",
@@ -36,7 +36,7 @@ class RunFacts:
         config: of the run.
         head: for the picture of its mesh.
         head_facts: as `HeadReport` has them, and the seconds it took.
-        forward_facts: tolerance, iterations, residual, seconds.
+        forward_facts: tolerance, residual, fewest and most iterations, seconds.
         history: rows of the training's metrics.
         seconds: of the evaluation's parts.
     """
@@ -70,7 +70,7 @@ def compose_report(run: RunFacts, problem: Problem, results: Sequence[Result], f
 
 
 def _pictures(run, problem, results, forward) -> list[Picture]:
-    label = np.asarray(problem.test.activity)
+    label, scenario = np.asarray(problem.test.activity), problem.scenario
     shared = min(result.n_cases for result in results)
     loss = results[0].metrics["bce"][:shared]
     case = int(np.argsort(loss)[shared // 2])
@@ -79,10 +79,11 @@ def _pictures(run, problem, results, forward) -> list[Picture]:
     losses = {
         result.name: float(result.metrics["bce"].mean()) for result in results[1:] if result.name != "chance"
     }
+    focal = scenario.score == "magnitude"
     figures = (
         (
             cortical_maps(maps, problem.sources, f"A typical test case (number {case + 1})",
-                          label="probability of being active"),
+                          label="probability of being active" + (", relative" if focal else ""), focal=focal),
             f"Truth and estimates on the inflated cortex, for the test case whose cross-entropy under "
             f"{results[0].name} is the median. Grey: medial wall.",
         ),
@@ -100,7 +101,7 @@ def _pictures(run, problem, results, forward) -> list[Picture]:
         ),
         (
             head_sections(run.head, np.asarray(forward.sensors.positions)),
-            "The finite-element mesh, cut in three planes, and the electrodes within 8 mm of each.",
+            "The finite-element mesh, cut in three planes, and the electrodes within 12 mm of each.",
         ),
     )  # fmt: skip
     return [Picture(caption, to_png(figure)) for figure, caption in figures]
@@ -124,7 +125,7 @@ def _facts(run: RunFacts, forward: FemForward) -> tuple[Facts, ...]:
         ("solver", "conjugate gradients, algebraic multigrid"),
         ("relative residual asked", f"{solver['tolerance']:g}"),
         ("reached at nominal conductivities", f"{solver['residual']:.2g}"),
-        ("iterations at nominal conductivities", str(solver["iterations"])),
+        ("iterations on test conductivities", " to ".join(map(str, solver["iterations"]))),
         ("nominal conductivities (S/m)", nominal),
     )
     durations = {

@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
 from jaxinv.cli.config import EvaluationConfig, HeadConfig, RunConfig, SimulationConfig
-from jaxinv.cli.head_file import load_head, save_head
 from jaxinv.cli.head_report import HeadReport
 from jaxinv.cli.run_directory import RunDirectory
 from jaxinv.cli.run_report import RunFacts, compose_report
@@ -26,12 +25,14 @@ from jaxinv.evaluation import (
     save_results,
     write_report,
 )
-from jaxinv.forward import FemForward
+from jaxinv.forward.exact import FemForward
 from jaxinv.head import Electrodes, HeadModel, SourceSpace, SurfaceField
 from jaxinv.head.fsaverage import cortical_sources, fsaverage_electrodes, fsaverage_head, volumetric_sources
 from jaxinv.simulate import ActivityModel, Dipoles, HalfActiveMaps, Patches, WhiteNoise, simulate_batch
 from jaxinv.training import TrainResult, load_trained, train
 from jaxinv.training.metrics_log import MetricsLog
+
+_simulate = jax.jit(simulate_batch, static_argnames=("size", "conductivities"))
 
 EVALUATION_STREAM = 20_000  # folded into the seed's key, away from what training splits off it
 
@@ -59,10 +60,10 @@ def begin_with_head(run: RunDirectory, config: RunConfig, console: Console) -> A
     """Build the head of a run, or read it if the directory has it."""
     if run.noted("head") is not None:
         console.print(f"the head is in {run.head} already")
-        return _placed(load_head(run.head), config.head)
+        return _placed(HeadModel.load(run.head), config.head)
     started = time.perf_counter()
     anatomy = build_head(config.head, console)
-    save_head(run.head, anatomy.head)
+    anatomy.head.save(run.head)
     run.note("head", {"seconds": time.perf_counter() - started, **asdict(anatomy.report)})
     return anatomy
 
@@ -80,16 +81,16 @@ def build_forward(run: RunDirectory, config: RunConfig, console: Console) -> Fem
             anatomy.sensors,
             tolerance=config.head.tolerance,
             dtype=config.head.dtype,
+            n_starts=config.head.n_starts,
         )
         solved = forward.solve_report()
+    forward.save(run.forward)
     run.note("forward", {
         "seconds": clock.seconds,
         "tolerance": config.head.tolerance,
-        "iterations": int(jnp.max(jnp.asarray(solved.iterations))),
-        "residual": float(jnp.max(jnp.asarray(solved.residual))),
+        "residual": float(np.max(solved.residual)),
     })  # fmt: skip
-    forward.save(run.forward)
-    return forward
+    return forward.replace(head=None)  # as the file has it, so that both compile to the same
 
 
 def train_stage(
@@ -97,12 +98,12 @@ def train_stage(
 ) -> TrainResult:
     """Train the network, with a progress bar."""
     activity, noise = build_activity(config.simulation, forward.sources), WhiteNoise(config.simulation.snr_db)
-    result = train(forward, activity, noise, config.network, config.training, run.path, resume=resume)
+    result = train(forward, activity, noise, config.network, config.seeded_training, run.path, resume=resume)
     ended = "stopped early" if result.stopped_early else "finished"
     console.print(
         f"[green]✓[/] training {ended} after {result.updates} updates on {result.leadfields_solved} "
-        f"leadfields, {result.seconds:.0f} s; best validation loss {result.best_validation_loss:.4f} at update "
-        f"{result.best_update}"
+        f"leadfields, {result.seconds:.0f} s; best validation loss {result.best_validation_loss:.4f} "
+        f"at update {result.best_update}"
     )
     return result
 
@@ -120,15 +121,16 @@ def evaluate_stage(
         entrants = [network, *baselines(problem, lasso_cases=config.evaluation.lasso_size)]
         results = evaluate(entrants, problem, seed=config.seed)
         save_results(run.evaluation, results)
-    console.print(Table.of(results).to_rich(f"{problem.scenario.name}: test cases"))
+    table = Table.of(results)
+    console.print(table.to_rich(f"{problem.scenario.name}: test cases"), table.published_to_rich())
     for sentence in findings(results, network.name):
         console.print(f"• {sentence}", highlight=False)
     with timed("report", console):
         facts = RunFacts(
             config=config,
-            head=load_head(run.head),
+            head=HeadModel.load(run.head),
             head_facts=head_facts,
-            forward_facts=run.noted("forward"),
+            forward_facts={**run.noted("forward"), "iterations": iterations_on(problem, forward)},
             history=history,
             seconds={"test cases": simulating.seconds, "evaluation": evaluating.seconds},
         )
@@ -142,18 +144,25 @@ def pose_problem(config: RunConfig, forward: FemForward, node_volume: float | No
     validation_key, test_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), EVALUATION_STREAM)
     )
-    simulate = jax.jit(simulate_batch, static_argnames=("size", "conductivities"))
     sizes: EvaluationConfig = config.evaluation
     return Problem(
         scenario=SCENARIOS[config.simulation.activity],
-        leadfield=jax.jit(lambda f: f.leadfield())(forward),
+        leadfield=forward.leadfield(),
         sources=forward.sources,
-        validation=simulate(validation_key, forward, activity, noise, size=sizes.validation_size,
+        validation=_simulate(validation_key, forward, activity, noise, size=sizes.validation_size,
                             conductivities=sizes.validation_leadfields),
-        test=simulate(test_key, forward, activity, noise, size=sizes.test_size,
+        test=_simulate(test_key, forward, activity, noise, size=sizes.test_size,
                       conductivities=sizes.test_leadfields),
         node_volume=node_volume,
+        prior_factor=activity.factor if isinstance(activity, HalfActiveMaps) else None,
     )  # fmt: skip
+
+
+def iterations_on(problem: Problem, forward: FemForward, count: int = 2) -> tuple[int, int]:
+    """Fewest and most iterations of the solver on the first few conductivities of the test cases."""
+    drawn = np.unique(np.asarray(problem.test.conductivity), axis=0)[:count]
+    iterations = [int(np.max(forward.solve_report(conductivity).iterations)) for conductivity in drawn]
+    return min(iterations), max(iterations)
 
 
 def build_activity(config: SimulationConfig, sources: SourceSpace) -> ActivityModel:

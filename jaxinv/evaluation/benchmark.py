@@ -74,7 +74,14 @@ def evaluate(entrants: Sequence[Entrant], problem: Problem, *, seed: int = 0) ->
 
 
 def evaluate_entrant(entrant: Entrant, problem: Problem) -> Result:
-    """Tune, calibrate, time and judge one entrant; see `evaluate`."""
+    """Tune, calibrate, time and judge one entrant; see `evaluate`.
+
+    A value of the grid whose estimates are not finite (an iteration that did not converge) is passed over,
+    with a warning.
+
+    Raises:
+        ValueError: if no value of the grid is left, or an estimate of a test case is not finite.
+    """
     scenario, cases = problem.scenario, slice(entrant.max_cases)
     label = np.asarray(problem.validation.activity)[cases]
     tuned = [
@@ -82,12 +89,19 @@ def evaluate_entrant(entrant: Entrant, problem: Problem) -> Result:
         for value in entrant.grid
     ]
     best = min(tuned, key=lambda candidate: candidate.loss)
+    if not np.isfinite(best.loss):
+        raise ValueError(
+            f"{entrant.name} gave no finite estimate of the validation cases, for {entrant.grid}"
+        )
     threshold = choose_threshold(best.probability, label, scenario.criterion)
     started = time.perf_counter()
     estimator = jax.block_until_ready(entrant.setup(best.value))
     setup_seconds = time.perf_counter() - started + entrant.prior_seconds
     measurements = problem.test.measurements[cases]
-    probability = _probability(estimator, best.calibration, measurements, scenario)
+    probability = best.calibrated(_raw(estimator, measurements, scenario))
+    bad = ~np.isfinite(probability).all(axis=1)
+    if bad.any():
+        raise ValueError(f"{entrant.name} gave estimates of {bad.sum()} test cases that are not finite")
     return Result(
         entrant.name,
         case_metrics(
@@ -98,7 +112,7 @@ def evaluate_entrant(entrant: Entrant, problem: Problem) -> Result:
         threshold=threshold,
         setup_seconds=setup_seconds,
         apply_seconds=seconds_per_reconstruction(estimator, measurements[0]),
-        probability=np.asarray(probability),
+        probability=probability,
     )  # fmt: skip
 
 
@@ -141,32 +155,30 @@ class _Candidate:
     probability: np.ndarray
     loss: float
 
+    def calibrated(self, raw: np.ndarray) -> np.ndarray:
+        """Probabilities of what `_raw` gives."""
+        return raw if self.calibration is None else np.asarray(self.calibration(raw))
+
 
 def _tune(entrant: Entrant, value, measurements, label, scenario: Scenario) -> _Candidate:
     estimator = entrant.setup(value)
-    raw, is_probability = _raw(estimator, measurements, scenario)
+    raw = _raw(estimator, measurements, scenario)
+    if not np.isfinite(raw).all():
+        logger.warning(
+            "%s with %s = %s gave estimates that are not finite", entrant.name, entrant.parameter, value
+        )
+        return _Candidate(value, None, raw, np.inf)
+    is_probability = jax.eval_shape(estimator, measurements[0]).probability is not None
     calibration = None if is_probability else PlattScaling.fit(raw, label)
-    probability = np.asarray(raw if calibration is None else calibration(raw))
+    probability = raw if calibration is None else np.asarray(calibration(raw))
     clipped = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
     loss = -np.mean(np.where(label != 0, np.log(clipped), np.log1p(-clipped)))
     return _Candidate(value, calibration, probability, float(loss))
 
 
-def _probability(estimator, calibration, measurements, scenario) -> np.ndarray:
-    raw, _ = _raw(estimator, measurements, scenario)
-    return np.asarray(raw if calibration is None else calibration(raw))
-
-
-def _raw(estimator, measurements, scenario) -> tuple[np.ndarray, bool]:
-    """Probability of each source in each case where the estimator gives one, else a score; and which."""
-    is_probability = jax.eval_shape(estimator, measurements[0]).probability is not None
-    raw = np.asarray(_scores(estimator, jnp.asarray(measurements), scenario.score))
-    if not np.isfinite(raw).all():
-        raise ValueError(
-            f"{type(estimator).__name__} gave estimates that are not finite for "
-            f"{np.sum(~np.isfinite(raw).all(axis=1))} of {len(raw)} cases"
-        )
-    return raw, is_probability
+def _raw(estimator, measurements, scenario) -> np.ndarray:
+    """Probability of each source in each case where the estimator gives one, else a score."""
+    return np.asarray(_scores(estimator, jnp.asarray(measurements), scenario.score))
 
 
 @jax.jit

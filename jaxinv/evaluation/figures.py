@@ -24,10 +24,16 @@ PALETTE = ("#c2410c", "#1d6fa5", "#2a9d6f", "#8a5fb4", "#8b949e", "#b8a13a")  # 
 TISSUE_COLOURS = {
     "scalp": "#e9c4a6", "skull": "#f3ecd6", "csf": "#9cc9e3", "grey": "#a5788c", "white": "#f0dfe0",
 }  # fmt: skip
-CORTEX = LinearSegmentedColormap.from_list("cortex", ["#234f7d", "#7fa8cc", "#efece6", "#e0946a", "#a8320a"])
+QUIET, WARM = "#efece6", ("#e0946a", "#a8320a")
+HALVES = LinearSegmentedColormap.from_list("halves", ["#234f7d", "#7fa8cc", QUIET, *WARM])
+SPOTS = LinearSegmentedColormap.from_list("spots", [QUIET, *WARM])
 VIEWS = (("left", "lateral"), ("left", "medial"), ("right", "medial"), ("right", "lateral"))
-SECTIONS = (("sagittal, x = 0", 0, 0.0), ("coronal, y = −20 mm", 1, -0.02), ("axial, z = 20 mm", 2, 0.02))
-NEAR_SECTION = 8e-3  # m; electrodes so close to a cut are drawn on it
+SECTIONS = (
+    ("sagittal, x = 12 mm", 0, 0.012),
+    ("coronal, y = −20 mm", 1, -0.02),
+    ("axial, z = 20 mm", 2, 0.02),
+)
+NEAR_SECTION = 12e-3  # m; electrodes so close to a cut are drawn on it
 
 
 def to_png(figure: Figure, *, dpi: int = 110) -> bytes:
@@ -38,7 +44,12 @@ def to_png(figure: Figure, *, dpi: int = 110) -> bytes:
 
 
 def cortical_maps(
-    maps: Mapping[str, Float[np.ndarray, " source"]], sources: SourceSpace, title: str, *, label: str
+    maps: Mapping[str, Float[np.ndarray, " source"]],
+    sources: SourceSpace,
+    title: str,
+    *,
+    label: str,
+    focal: bool = False,
 ) -> Figure:
     """Maps of values in [0, 1] on the inflated cortex: one row a map, both hemispheres from both sides.
 
@@ -47,31 +58,43 @@ def cortical_maps(
         sources: where they are.
         title: of the figure.
         label: of the colour bar.
+        focal: few sources are active, so that a small value has no colour, and each map is shown relative to
+            its largest value.
     """
+    colours = SPOTS if focal else HALVES
     figure = _figure(10.4, 1.62 * len(maps) + 1.1)
     axes = figure.subplots(len(maps), len(VIEWS), squeeze=False)
     figure.subplots_adjust(left=0.1, right=0.91, top=1 - 0.75 / figure.get_figheight(), bottom=0.01,
                            wspace=0.0, hspace=0.02)  # fmt: skip
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK, fontweight="bold")
     for row, (name, values) in zip(axes, maps.items()):
-        on_vertices = on_fsaverage5(values, sources)
+        largest = np.max(values) if focal and np.max(values) > 0 else 1.0
+        on_vertices = on_fsaverage5(values / largest, sources)
         for axis, (hemisphere, side) in zip(row, VIEWS):
-            _draw_hemisphere(axis, on_vertices, hemisphere, side)
-        row[0].text(-0.02, 0.5, name, transform=row[0].transAxes, ha="right", va="center", color=INK)
+            _draw_hemisphere(axis, on_vertices, colours, hemisphere, side)
+        row[0].text(
+            -0.02,
+            0.5,
+            name.replace(", ", ",\n"),
+            transform=row[0].transAxes,
+            ha="right",
+            va="center",
+            color=INK,
+        )
     for axis, (hemisphere, side) in zip(axes[0], VIEWS):
         axis.set_title(f"{hemisphere}, {side}", fontsize=9, color=INK, pad=2)
     bar = figure.colorbar(
-        ScalarMappable(Normalize(0, 1), CORTEX), cax=figure.add_axes((0.93, 0.25, 0.014, 0.45)), label=label
+        ScalarMappable(Normalize(0, 1), colours), cax=figure.add_axes((0.93, 0.25, 0.014, 0.45)), label=label
     )
     bar.outline.set_visible(False)
     return figure
 
 
-def _draw_hemisphere(axis, values, hemisphere, side):
+def _draw_hemisphere(axis, values, colours, hemisphere, side):
     view = cortex_view(hemisphere, side)
     depth = sulcal_depth()[view.vertices].mean(axis=1)
     value = values[view.vertices].mean(axis=1)  # NaN at the border of the medial wall
-    colour = np.where(np.isnan(value)[:, None], (0.80, 0.80, 0.79), CORTEX(np.nan_to_num(value))[:, :3])
+    colour = np.where(np.isnan(value)[:, None], (0.80, 0.80, 0.79), colours(np.nan_to_num(value))[:, :3])
     fold = np.where(depth > 0, 0.86, 1.0)
     colour = np.clip(colour * (fold * (0.42 + 0.62 * view.shade))[:, None], 0, 1)
     axis.add_collection(
@@ -93,14 +116,14 @@ def learning_curve(history: Sequence[Mapping[str, float | None]], references: Ma
     axis = figure.subplots()
     step = np.array([row["step"] for row in history])
     axis.plot(step, [row["train_loss"] for row in history], color=PALETTE[0], alpha=0.35, lw=1,
-              label="training, fresh samples of each leadfield")  # fmt: skip
+              label="training, fresh samples")  # fmt: skip
     judged = [(row["step"], row["validation_loss"]) for row in history if row["validation_loss"] is not None]
     if judged:
         at, loss = np.array(judged).T
         axis.plot(at, loss, "o-", color=PALETTE[0], lw=2, ms=4, label="validation, other conductivities")
         best = int(np.argmin(loss))
-        axis.annotate(f"best {loss[best]:.3f}", (at[best], loss[best]), (0, -14), textcoords="offset points",
-                      ha="center", color=PALETTE[0])  # fmt: skip
+        axis.annotate(f"best {loss[best]:.3f}", (at[best], loss[best]), (0, 7), textcoords="offset points",
+                      ha="right", color=PALETTE[0], fontweight="bold")  # fmt: skip
     for (name, loss), colour in zip(references.items(), PALETTE[1:] * 2):
         axis.axhline(loss, color=colour, ls="--", lw=1.2, label=f"{name}, {loss:.3f}")
     axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
@@ -110,10 +133,12 @@ def learning_curve(history: Sequence[Mapping[str, float | None]], references: Ma
         *(row["train_loss"] for row in history[-50:]),
     ]
     axis.set_ylim(min(losses) - 0.03, min(max(losses) + 0.05, 1.5))
-    _style(axis, "Cross-entropy falls as leadfields pass by", "updates", "binary cross-entropy (nats)")
+    _style(axis, "Cross-entropy while the network learns", "updates", "binary cross-entropy (nats)")
     if history[-1].get("leadfields"):
         top = axis.secondary_xaxis("top", functions=_scales(history[-1]["step"] / history[-1]["leadfields"]))
         top.set_xlabel("distinct leadfields solved", fontsize=9, color=INK)
+        top.tick_params(labelsize=8, colors=INK)
+        top.spines["top"].set_color(GRID)
         axis.title.set_y(1.14)
     figure.subplots_adjust(left=0.09, right=0.68, top=0.79, bottom=0.13)
     return figure
@@ -171,7 +196,7 @@ def comparison(
         heading = f"{m.title} ({m.unit})" if m.unit else m.title
         _style(axis, heading, f"{m.better} is better", "")
         axis.grid(True, axis="x", color=GRID, lw=0.8)
-    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_yticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
     axes[0].invert_yaxis()
     figure.subplots_adjust(left=0.13, right=0.98, top=1 - 0.45 / figure.get_figheight(),
                            bottom=0.6 / figure.get_figheight(), wspace=0.12)  # fmt: skip

@@ -22,9 +22,10 @@ class Problem:
         validation: cases for regularisation, calibration and thresholds.
         test: cases for the table, on leadfields of other conductivities.
         node_volume: the paper's mean volume of a node, in m³; None leaves that column out.
+        prior_factor: F, where the currents' covariance is proportional to F Fᵀ and known, else None.
 
     Raises:
-        ValueError: if the leadfield and the two sets of cases do not fit together.
+        ValueError: if the leadfield and the two sets of cases do not fit together, or are not finite.
     """
 
     scenario: Scenario
@@ -33,6 +34,7 @@ class Problem:
     validation: Batch
     test: Batch
     node_volume: float | None = None
+    prior_factor: Float[Array, "source rank"] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "leadfield", jnp.asarray(self.leadfield, jnp.float32))
@@ -43,6 +45,12 @@ class Problem:
                 raise ValueError(
                     f"{name} has {found[0]} channels and {found[1]} sources, "
                     f"the leadfield {self.leadfield.shape}"
+                )
+            bad = ~np.isfinite(batch.measurements).all(axis=1)
+            if bad.any():
+                raise ValueError(
+                    f"{bad.sum()} measurements of {name} are not finite: a leadfield did not converge; "
+                    "loosen the solver's tolerance or mend the head"
                 )
 
     @property

@@ -25,6 +25,9 @@ CAVEATS = (
     "of the currents, whose field is subtracted from the measurements. Their regularisation, the logistic "
     "that turns a current into a probability, and one threshold for each method are chosen on the validation "
     "cases.",
+    "MNE and sLORETA take the sources for independent, while the network learns how smooth the maps are. The "
+    "row called true smoothness, where the table has it, is the minimum norm that is told: the best linear "
+    "estimate on the nominal head.",
     "Some of these metrics can be won by a guess: on half-active maps the centroid of all sources lies close "
     "to that of the active ones. The rows of the constant guess and of chance show by how much. A prediction "
     "without an active source counts as the worst that any could be.",

@@ -53,6 +53,18 @@ class Table:
         rows += [_published(row, shown) for row in published]
         return cls(("set-up", "one reconstruction", *headings, "cases", "chosen on validation"), tuple(rows))
 
+    def published_to_rich(self) -> RichTable:
+        """The published rows, for a terminal; without columns that are empty."""
+        rows = [row for row in self.rows if row.published]
+        filled = [i for i in range(len(self.columns)) if any(row.cells[i] != MISSING for row in rows)]
+        table = RichTable(title="as published, on another head, other data and another machine")
+        table.add_column("")
+        for i in filled:
+            table.add_column(self.columns[i], justify="right")
+        for row in rows:
+            table.add_row(row.name, *(row.cells[i] for i in filled))
+        return table
+
     def to_rich(self, title: str = "") -> RichTable:
         """For a terminal: the methods across, since the metrics are too many for its width."""
         table = RichTable(title=title, caption="mean, and its 95 % bootstrap interval over test cases")

@@ -1,6 +1,5 @@
 """Assembly of the stiffness matrices on the host, from jax-fem's element geometry."""
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -9,13 +8,15 @@ from jaxinv.fem.stiffness import Stiffness
 from jaxinv.mesh.volume_mesh import VolumeMesh
 
 
-def assemble_stiffness(mesh: VolumeMesh, n_tissues: int, dtype=jnp.float64) -> Stiffness:
+def assemble_stiffness(mesh: VolumeMesh, n_tissues: int) -> Stiffness:
     """Stiffness matrices of -∇·σ∇ on a mesh, one a tissue, all on one sparsity pattern.
 
     Args:
         mesh: the volume mesh.
         n_tissues: number of tissues; labels of the mesh lie below it.
-        dtype: of the entries; the sums are in float64.
+
+    Returns:
+        The matrices as NumPy arrays in float64, whatever JAX's default precision.
     """
     size = mesh.cells.shape[1]
     rows = np.repeat(mesh.cells, size, axis=1).ravel().astype(np.int64)
@@ -34,10 +35,10 @@ def assemble_stiffness(mesh: VolumeMesh, n_tissues: int, dtype=jnp.float64) -> S
     row, column = keys // mesh.n_nodes, keys % mesh.n_nodes
     indptr = np.searchsorted(row, np.arange(mesh.n_nodes + 1))
     return Stiffness(
-        values=jnp.asarray(values, dtype=dtype),
-        indices=jnp.asarray(column, dtype=jnp.int32),
-        indptr=jnp.asarray(indptr, dtype=jnp.int32),
-        diagonal=jnp.asarray(np.flatnonzero(row == column), dtype=jnp.int32),
+        values=values,
+        indices=column.astype(np.int32),
+        indptr=indptr.astype(np.int32),
+        diagonal=np.flatnonzero(row == column).astype(np.int32),
     )
 
 

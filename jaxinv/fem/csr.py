@@ -8,7 +8,6 @@ memory, and `vmap` over vectors becomes more columns. Nothing here scatters.
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import sparse
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir

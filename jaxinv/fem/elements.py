@@ -1,8 +1,8 @@
-"""Geometry of finite elements, by jax-fem's `FiniteElement`. The only file that imports jax-fem.
+"""Finite elements from jax-fem: shape functions, their gradients, and quadrature on a mesh.
 
-Importing jax-fem prints a banner, sets logger levels and NumPy's print options, and loads gmsh, whose
-shared library wants X and GL. The import below keeps all of that away from the process. Import this
-module only where something is built: a saved operator loads without jax-fem.
+The only file that imports jax-fem, whose import prints a banner, changes loggers and NumPy's print
+options, and loads gmsh for mesh generators that are not used here; gmsh's library needs X and GL. All
+of that is kept from the process: gmsh is a stub while jax-fem is imported, and the rest is put back.
 """
 
 import contextlib
@@ -18,94 +18,92 @@ from jaxtyping import Float, Int
 
 from jaxinv.mesh.volume_mesh import VolumeMesh
 
+CHUNK = 50_000  # cells whose geometry is computed at a time
+
 
 @contextlib.contextmanager
 def _quiet_import() -> Iterator[None]:
-    """Undoes what importing jax-fem does to the process; a stub stands in for gmsh meanwhile."""
-    levels = {name: logging.getLogger(name).level for name in ("jax", "tensorflow")}
-    print_options, x64 = np.get_printoptions(), jax.config.jax_enable_x64
-    gmsh = sys.modules.get("gmsh")
+    """Undoes what importing jax-fem does to the process."""
+    loggers = [logging.getLogger(name) for name in ("jax", "tensorflow")]
+    levels = [logger.level for logger in loggers]
+    options = np.get_printoptions()
+    x64 = jax.config.jax_enable_x64
+    real = sys.modules.get("gmsh")
     sys.modules["gmsh"] = types.ModuleType("gmsh")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        if gmsh is None:
+        if real is None:
             del sys.modules["gmsh"]
         else:
-            sys.modules["gmsh"] = gmsh
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-        theirs = logging.getLogger("jax_fem")
-        theirs.handlers.clear()
-        theirs.setLevel(logging.WARNING)
-        theirs.propagate = True
-        np.set_printoptions(**print_options)
+            sys.modules["gmsh"] = real
         jax.config.update("jax_enable_x64", x64)
+        np.set_printoptions(**options)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 with _quiet_import():
     import basix
+    from jax_fem import logger as _jax_fem_logger
     from jax_fem.basis import get_elements
     from jax_fem.fe import FiniteElement
     from jax_fem.generate_mesh import Mesh
+_jax_fem_logger.handlers.clear()
+_jax_fem_logger.propagate = True
+_jax_fem_logger.setLevel(logging.WARNING)
 
-# jax-fem's name, and the order of the quadrature that integrates the stiffness of a straight cell
-# exactly (jax-fem's own choice under-integrates HEX20 and takes 216 points for HEX27).
-ELEMENTS = {
-    "tetra": ("TET4", 0),
-    "tetra10": ("TET10", 2),
-    "hexahedron": ("HEX8", 2),
-    "hexahedron20": ("HEX20", 4),
-    "hexahedron27": ("HEX27", 4),
+JAX_FEM_NAMES = {
+    "tetra": "TET4",
+    "tetra10": "TET10",
+    "hexahedron": "HEX8",
+    "hexahedron27": "HEX27",
 }
-CHUNK_VALUES = 20_000_000  # shape-gradient values of one chunk of cells
 
 
-def cell_geometry(
+def _jax_fem_name(mesh: VolumeMesh) -> str:
+    if mesh.element not in JAX_FEM_NAMES:
+        # jax-fem's HEX20 keeps moments on the edges, not values at the midside nodes
+        raise ValueError(f"no finite element for {mesh.element!r} cells; there are {sorted(JAX_FEM_NAMES)}")
+    return JAX_FEM_NAMES[mesh.element]
+
+
+def quadrature(
     mesh: VolumeMesh,
-) -> Iterator[tuple[slice, Float[np.ndarray, "chunk quad corner 3"], Float[np.ndarray, "chunk quad"]]]:
-    """Shape gradients and quadrature weights, chunk by chunk of cells.
-
-    Args:
-        mesh: with any of the five elements, nodes in meshio's order.
+) -> Iterator[tuple[slice, Float[np.ndarray, "cell quad node 3"], Float[np.ndarray, "cell quad"]]]:
+    """Shape gradients and quadrature weights of a mesh, a slice of its cells at a time.
 
     Yields:
-        The cells of the chunk, the gradients of their shape functions at the quadrature points, in
-        1/m, and the quadrature weights times the Jacobian's determinant, in m³.
+        The slice of cells; the gradients of the shape functions in space at each quadrature point, in
+        1/m; and the weight of each point, Jacobian included, in m³.
+
+    Raises:
+        ValueError: if the map of a (curved) cell has no positive Jacobian somewhere.
     """
-    name, order = ELEMENTS[mesh.element]
-    with contextlib.redirect_stdout(io.StringIO()):  # HEX27 prints a warning
-        n_quad = len(basix.make_quadrature(get_elements(name)[1], order)[1])
-    size = max(1, CHUNK_VALUES // (n_quad * mesh.cells.shape[1] * 9))
-    for start in range(0, mesh.n_cells, size):
-        chunk = slice(start, min(start + size, mesh.n_cells))
+    name = _jax_fem_name(mesh)
+    for start in range(0, mesh.n_cells, CHUNK):
+        part = slice(start, min(start + CHUNK, mesh.n_cells))
         with contextlib.redirect_stdout(io.StringIO()):
             element = FiniteElement(
-                mesh=Mesh(mesh.points, mesh.cells[chunk], name),
-                vec=1,
-                dim=3,
-                ele_type=name,
-                gauss_order=order,
-                dirichlet_bc_info=None,
-            )
-        yield chunk, element.shape_grads, element.JxW
+                Mesh(mesh.points, mesh.cells[part], name),
+                vec=1, dim=3, ele_type=name, gauss_order=None, dirichlet_bc_info=None,
+            )  # fmt: skip
+        weights = np.asarray(element.JxW)
+        if not (weights > 0).all():
+            bad = start + int(np.flatnonzero(~(weights > 0).all(axis=1))[0])
+            raise ValueError(f"cell {bad} is folded: its Jacobian is not positive at a quadrature point")
+        yield part, np.asarray(element.shape_grads), weights
 
 
-def shape_gradients_at(
-    mesh: VolumeMesh, cells: Int[np.ndarray, " point"], reference: Float[np.ndarray, "point 3"]
-) -> Float[np.ndarray, "point corner 3"]:
-    """Gradients of the shape functions at reference coordinates inside cells, in 1/m.
-
-    Args:
-        mesh: nodes in meshio's order.
-        cells: index of the cell that holds each point.
-        reference: coordinates in the unit tetrahedron or cube, as `CellLocator` gives them.
-    """
-    name, _ = ELEMENTS[mesh.element]
+def shape_functions(
+    mesh: VolumeMesh, cell: Int[np.ndarray, " point"], local: Float[np.ndarray, "point 3"]
+) -> tuple[Float[np.ndarray, "point node"], Float[np.ndarray, "point node 3"]]:
+    """Shape functions and their gradients in space (1/m) at points given by cell and local coordinates."""
+    name = _jax_fem_name(mesh)
     with contextlib.redirect_stdout(io.StringIO()):
         family, cell_type, _, _, degree, order = get_elements(name)
-    table = basix.create_element(family, cell_type, degree).tabulate(1, np.asarray(reference, np.float64))
-    slopes = table[1:, :, order, 0].transpose(1, 2, 0)  # (point, corner, reference axis)
-    jacobian = np.einsum("pkd,pkr->pdr", mesh.points[mesh.cells[cells]], slopes)
-    return slopes @ np.linalg.inv(jacobian)
+    tabulated = basix.create_element(family, cell_type, degree).tabulate(1, local)[:, :, order, 0]
+    slopes = np.moveaxis(tabulated[1:], 0, -1)
+    jacobian = np.einsum("pnx,pnr->pxr", mesh.points[mesh.cells[cell]], slopes)
+    return tabulated[0], slopes @ np.linalg.inv(jacobian)

@@ -1,25 +1,30 @@
-"""The multigrid hierarchy of a stiffness matrix, by PyAMG's smoothed aggregation."""
+"""The multigrid hierarchy of a head's stiffness matrices, by PyAMG's smoothed aggregation."""
 
 import jax.numpy as jnp
 import numpy as np
 import pyamg
+from jaxtyping import Float
 from pyamg.util.linalg import approximate_spectral_radius
 from scipy import sparse
 
 from jaxinv.fem.csr import CsrMatrix
 from jaxinv.fem.multigrid import Hierarchy, Level
+from jaxinv.fem.stiffness import Stiffness
 
-STRENGTH = ("symmetric", {"theta": 0.02})
+STRENGTH = ("symmetric", {"theta": 0.08})
 COARSEST = 400  # nodes
 DAMPING = 4 / 3
 SAFETY = 1.05  # PyAMG's estimate of the largest eigenvalue comes from below
 
 
-def build_hierarchy(matrix: sparse.csr_array, dtype=jnp.float64) -> Hierarchy:
-    """Coarse levels for a symmetric positive semi-definite matrix whose kernel is the constants.
+def build_hierarchy(
+    stiffness: Stiffness, conductivity: Float[np.ndarray, " tissue"], dtype=jnp.float64
+) -> Hierarchy:
+    """Coarse levels for the stiffness matrices of a head.
 
     Args:
-        matrix: the stiffness matrix at nominal conductivity.
+        stiffness: of the tissues, in float64.
+        conductivity: at which the aggregates are chosen, in S/m.
         dtype: in which the cycle will run.
     """
     # the generator behind PyAMG's spectral estimates is NumPy's global one: seed it and put it back
@@ -27,25 +32,30 @@ def build_hierarchy(matrix: sparse.csr_array, dtype=jnp.float64) -> Hierarchy:
     np.random.seed(0)  # noqa: NPY002
     try:
         solver = pyamg.smoothed_aggregation_solver(
-            sparse.csr_matrix(matrix), strength=STRENGTH, max_coarse=COARSEST, keep=False
+            sparse.csr_matrix(stiffness.to_scipy(conductivity)), strength=STRENGTH, max_coarse=COARSEST
         )
-        damping = [_damping(level.A) for level in solver.levels]
+        damping = [jnp.asarray(_damping(level.A), dtype=dtype) for level in solver.levels]
     finally:
         np.random.set_state(state)  # noqa: NPY002
-    levels = tuple(
-        Level(
-            restriction=CsrMatrix.from_scipy(above.P.T.tocsr(), dtype),
-            prolongation=CsrMatrix.from_scipy(above.P.tocsr(), dtype),
-            matrix=CsrMatrix.from_scipy(level.A.tocsr(), dtype),
-            smoother=jnp.asarray(omega / level.A.diagonal()[:, None], dtype=dtype),
+    tissues = [stiffness.to_scipy(unit) for unit in np.eye(len(conductivity))]
+    levels = []
+    for above, omega in zip(solver.levels[:-1], damping[1:]):
+        prolongation = sparse.csr_array(above.P)
+        restriction = prolongation.T.tocsr()
+        tissues = [restriction @ matrix @ prolongation for matrix in tissues]
+        levels.append(
+            Level(
+                restriction=CsrMatrix.from_scipy(restriction, dtype),
+                prolongation=CsrMatrix.from_scipy(prolongation, dtype),
+                stiffness=Stiffness.from_scipy(tissues, dtype),
+                damping=omega,
+            )
         )
-        for above, level, omega in zip(solver.levels[:-1], solver.levels[1:], damping[1:])
-    )
-    coarsest = np.linalg.pinv(solver.levels[-1].A.toarray(), rcond=1e-10, hermitian=True)
+    kernel = solver.levels[-1].B[:, 0]
     return Hierarchy(
-        damping=jnp.asarray(damping[0], dtype=dtype),
-        levels=levels,
-        coarsest_inverse=jnp.asarray(coarsest, dtype=dtype),
+        damping=damping[0],
+        levels=tuple(levels),
+        kernel=jnp.asarray(kernel / np.linalg.norm(kernel), dtype=dtype),
     )
 
 

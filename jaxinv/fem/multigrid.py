@@ -1,12 +1,14 @@
-"""One symmetric V-cycle over a fixed hierarchy: the preconditioner of the solver."""
+"""A symmetric multigrid V-cycle that follows the conductivities: the preconditioner of the solver."""
 
 from collections.abc import Callable
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxinv.fem.csr import CsrMatrix
+from jaxinv.fem.stiffness import Stiffness
 
 Columns = Float[Array, "node column"]
 
@@ -18,54 +20,68 @@ class Level:
     Attributes:
         restriction: from the level above to this one; the transpose of `prolongation`.
         prolongation: back up.
-        matrix: the Galerkin operator of this level.
-        smoother: damped inverse diagonal of the matrix.
+        stiffness: Galerkin matrices of the tissues on this level.
+        damping: of this level's Jacobi sweeps.
     """
 
     restriction: CsrMatrix
     prolongation: CsrMatrix
-    matrix: CsrMatrix
-    smoother: Float[Array, "node 1"]
+    stiffness: Stiffness
+    damping: Float[Array, ""]
 
 
 @flax.struct.dataclass
 class Hierarchy:
-    """All levels below the finest, and the inverse of the last. A pytree.
+    """All levels below the finest. A pytree.
+
+    The aggregates and the prolongation are fixed; the matrices are sums over tissues, so that the
+    cycle follows the conductivities on every level.
 
     Attributes:
-        damping: of the finest level's Jacobi sweep: 4/3 over the largest eigenvalue of D⁻¹K.
+        damping: of the finest level's Jacobi sweeps: 4/3 over the largest eigenvalue of D⁻¹K.
         levels: from the second finest to the coarsest.
-        coarsest_inverse: pseudo-inverse of the coarsest matrix.
+        kernel: unit vector of the coarsest level that stands for a constant potential.
     """
 
     damping: Float[Array, ""]
     levels: tuple[Level, ...]
-    coarsest_inverse: Float[Array, "node node"]
+    kernel: Float[Array, " node"]
 
 
 def v_cycle(
-    hierarchy: Hierarchy,
-    product: Callable[[Columns], Columns],
-    diagonal: Float[Array, " node"],
-    residual: Columns,
-) -> Columns:
-    """One V-cycle with a damped Jacobi sweep on each side, from zero. Symmetric in the residual.
+    hierarchy: Hierarchy, stiffness: Stiffness, conductivity: Float[Array, " tissue"]
+) -> Callable[[Columns], Columns]:
+    """The cycle at given conductivities, with a damped Jacobi sweep on each side.
 
     Args:
-        hierarchy: the coarse levels, fixed at some conductivity.
-        product: the finest operator, at any conductivity.
-        diagonal: its diagonal.
-        residual: what to invert the operator on.
+        hierarchy: the coarse levels.
+        stiffness: the finest level.
+        conductivity: in S/m.
+
+    Returns:
+        A symmetric linear function of the residual, positive on all that is orthogonal to constants.
     """
-    return _cycle(hierarchy, 0, product, hierarchy.damping / diagonal[:, None], residual)
+    grids = [
+        (stiffness, hierarchy.damping),
+        *((level.stiffness, level.damping) for level in hierarchy.levels),
+    ]
+    entries = [matrices.at(conductivity) for matrices, _ in grids]
+    smoothers = [
+        damping / values[matrices.diagonal][:, None] for (matrices, damping), values in zip(grids, entries)
+    ]
+    coarsest = grids[-1][0].dense(entries[-1])
+    # a constant potential has no image; giving it one makes the matrix definite and changes nothing else
+    shift = jnp.trace(coarsest) / len(coarsest) * jnp.outer(hierarchy.kernel, hierarchy.kernel)
+    factor = jax.scipy.linalg.cho_factor(coarsest + shift, lower=True)
 
+    def cycle(depth: int, residual: Columns) -> Columns:
+        if depth == len(hierarchy.levels):
+            return jax.scipy.linalg.cho_solve(factor, residual)
+        matrices, values, smoother = grids[depth][0], entries[depth], smoothers[depth]
+        level = hierarchy.levels[depth]
+        solution = smoother * residual
+        coarse = level.restriction @ (residual - matrices.product(values, solution))
+        solution = solution + level.prolongation @ cycle(depth + 1, coarse)
+        return solution + smoother * (residual - matrices.product(values, solution))
 
-def _cycle(hierarchy, depth, product, smoother, residual):
-    if depth == len(hierarchy.levels):
-        return jnp.matmul(hierarchy.coarsest_inverse, residual, precision="highest")
-    level = hierarchy.levels[depth]
-    solution = smoother * residual
-    coarse = level.restriction @ (residual - product(solution))
-    correction = _cycle(hierarchy, depth + 1, lambda x: level.matrix @ x, level.smoother, coarse)
-    solution = solution + level.prolongation @ correction
-    return solution + smoother * (residual - product(solution))
+    return lambda residual: cycle(0, residual)

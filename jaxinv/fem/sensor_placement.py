@@ -33,8 +33,8 @@ def place_sensors(
     if far.size:
         listed = {sensors.names[i]: f"{1e3 * np.sqrt(squared[i]):.1f} mm" for i in far[:5]}
         raise ValueError(
-            f"{far.size} electrodes lie more than {1e3 * max_distance:g} mm from the head's surface: {listed}; "
-            "positions are in metres in the head's own frame: transform or project them first"
+            f"{far.size} electrodes lie more than {1e3 * max_distance:g} mm from the head's surface: "
+            f"{listed}; positions are in metres in the head's own frame: transform or project them first"
         )
     corners = faces[face]
     if isinstance(sensors, SurfaceField):

@@ -8,17 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from scipy import sparse
+from scipy.stats import qmc
 
 from jaxinv import fem
 from jaxinv.fem.csr import CsrMatrix
 from jaxinv.fem.loads import SensorLoads, SourceLoads
 from jaxinv.fem.multigrid import Hierarchy, Level
 from jaxinv.fem.solve import SolveReport, solve_poisson
+from jaxinv.fem.start_space import StartSpace
 from jaxinv.fem.stiffness import Stiffness
 from jaxinv.forward.files import read_pytree, write_pytree
 from jaxinv.head.head_model import HeadModel
 from jaxinv.head.sensors import Electrodes, SurfaceField
 from jaxinv.head.source_space import SourceSpace
+from jaxinv.tissues import conductivity_range
 
 MAX_ITERATIONS = 300
 FINEST_TOLERANCE = {"float64": 1e-13, "float32": 1e-6}
@@ -37,7 +40,7 @@ class FemForward:
         hierarchy: of the multigrid cycle.
         loads: of unit dipoles at the sources.
         weights: of the sensors on the nodes.
-        start: potentials at nominal conductivity, where every solve begins.
+        start: potentials solved for at the build; every solve begins at their best combination.
         conductivity: nominal, in S/m.
         sources: the source space.
         sensors: electrodes or surface field.
@@ -51,7 +54,7 @@ class FemForward:
     hierarchy: Hierarchy
     loads: SourceLoads
     weights: SensorLoads
-    start: Float[Array, "node channel"]
+    start: StartSpace
     conductivity: Float[Array, " tissue"]
     sources: SourceSpace
     sensors: Electrodes | SurfaceField
@@ -70,8 +73,9 @@ class FemForward:
         source_model: str = "partial-integration",
         tolerance: float = 1e-8,
         dtype: str = "float64",
+        n_starts: int = 1,
     ) -> "FemForward":
-        """Assembles and solves a head at its nominal conductivity.
+        """Assembles a head and solves it at its nominal conductivity.
 
         Args:
             head: mesh, tissues and conductivities.
@@ -82,6 +86,9 @@ class FemForward:
             tolerance: relative residual of each channel's solve. 1e-8 is for work, 1e-12 for tests of
                 gradients and identities, 1e-5 in single precision for training.
             dtype: "float64", or "float32" for training.
+            n_starts: number of conductivities, the nominal one first and then spread over the tissues'
+                ranges, for which the build solves, so that later solves start close to their end. Each
+                takes the memory of one transfer matrix.
 
         Raises:
             ValueError: for an unknown source model or dtype, a tolerance that the dtype cannot reach,
@@ -89,17 +96,17 @@ class FemForward:
                 from the scalp.
             RuntimeError: if the nominal solve does not converge.
         """
-        _check_options(source_model, tolerance, dtype)
+        _check_options(source_model, tolerance, dtype, n_starts)
         weights = fem.place_sensors(head, sensors, dtype=dtype)
         loads = _place(head, sources, source_model, dtype)
         assembled = fem.assemble_stiffness(head.mesh, len(head.tissue_names))
-        hierarchy = fem.build_hierarchy(assembled.to_scipy(head.conductivity), dtype=dtype)
+        hierarchy = fem.build_hierarchy(assembled, head.conductivity, dtype=dtype)
         forward = cls(
-            stiffness=assembled.replace(values=assembled.values.astype(dtype)),
+            stiffness=assembled.astype(dtype),
             hierarchy=hierarchy,
             loads=loads,
             weights=weights,
-            start=jnp.zeros((head.mesh.n_nodes, sensors.n_channels), dtype=dtype),
+            start=StartSpace.empty(assembled, sensors.n_channels, dtype),
             conductivity=jnp.asarray(head.conductivity, dtype=dtype),
             sources=jax.tree.map(jnp.asarray, sources),
             sensors=jax.tree.map(jnp.asarray, sensors),
@@ -108,9 +115,12 @@ class FemForward:
             tolerance=tolerance,
             head=head,
         )
-        potential, report = _transfer(forward, forward.conductivity)
-        _require_convergence(report, forward.conductivity)
-        return forward.replace(start=potential)
+        columns = weights.columns(head.mesh.n_nodes)
+        for conductivity in _start_conductivities(head, n_starts):
+            potential, report = _transfer(forward, jnp.asarray(conductivity, dtype=dtype))
+            _require_convergence(report, conductivity)
+            forward = forward.replace(start=forward.start.extended(forward.stiffness, potential, columns))
+        return forward
 
     def leadfield(
         self,
@@ -173,7 +183,7 @@ class FemForward:
                 while JAX has float64 switched off.
         """
         forward = read_pytree(path, "jaxinv FemForward", STORED_TYPES)
-        _check_dtype(forward.start.dtype)
+        _check_dtype(forward.conductivity.dtype)
         return jax.tree.map(jnp.asarray, forward)
 
     def _checked(self, conductivity):
@@ -196,17 +206,17 @@ class FemForward:
         conductivity = self._checked(conductivity)
         forward = self
         if sensors is not None:
-            weights = fem.place_sensors(self._head(), sensors, dtype=self.start.dtype)
-            shape = (self.start.shape[0], sensors.n_channels)
-            forward = self.replace(weights=weights, start=jnp.zeros(shape, self.start.dtype))
+            dtype = self.conductivity.dtype
+            weights = fem.place_sensors(self._head(), sensors, dtype=dtype)
+            start = StartSpace.empty(self.stiffness, sensors.n_channels, dtype)
+            forward = self.replace(weights=weights, start=start)
         potential, report = _transfer(forward, conductivity)
-        if isinstance(report.iterations, jax.core.Tracer):
-            return jnp.where(report.converged, potential, jnp.nan)
-        _require_convergence(report, conductivity)
+        if not isinstance(report.iterations, jax.core.Tracer):
+            _require_convergence(report, conductivity)
         return potential
 
     def _placed(self, sources):
-        return _place(self._head(), sources, self.source_model, self.start.dtype)
+        return _place(self._head(), sources, self.source_model, self.conductivity.dtype)
 
     def _head(self) -> HeadModel:
         if self.head is None:
@@ -219,7 +229,7 @@ class FemForward:
 
 STORED_TYPES = (
     CsrMatrix, Electrodes, FemForward, Hierarchy, Level, SensorLoads, SourceLoads, SourceSpace, Stiffness,
-    SurfaceField,
+    StartSpace, SurfaceField,
 )  # fmt: skip
 
 
@@ -230,10 +240,21 @@ def _transfer(forward: FemForward, conductivity):
         forward.hierarchy,
         conductivity,
         forward.weights.columns(forward.stiffness.n_nodes),
-        forward.start,
-        tolerance=forward.tolerance,
-        max_iterations=MAX_ITERATIONS,
+        forward.start.guess(conductivity),
+        forward.tolerance,
+        MAX_ITERATIONS,
     )
+
+
+def _start_conductivities(head: HeadModel, count: int) -> Float[np.ndarray, "start tissue"]:
+    """Nominal conductivities, and points of a Sobol sequence in the logarithms of their ranges."""
+    if count == 1:
+        return head.conductivity[None]
+    low, high = np.log(conductivity_range(head.tissue_names))
+    sobol = qmc.Sobol(len(head.tissue_names), scramble=False)
+    sobol.fast_forward(1)  # the first point is a corner of the box
+    points = sobol.random(count - 1)
+    return np.concatenate([head.conductivity[None], np.exp(low + points * (high - low))])
 
 
 def _place(head, sources, source_model, dtype) -> SourceLoads:
@@ -241,7 +262,7 @@ def _place(head, sources, source_model, dtype) -> SourceLoads:
     return loads.replace(weights=loads.weights.astype(dtype))
 
 
-def _check_options(source_model, tolerance, dtype) -> None:
+def _check_options(source_model, tolerance, dtype, n_starts) -> None:
     if source_model not in fem.SOURCE_MODELS:
         raise ValueError(f"unknown source_model {source_model!r}; known are {sorted(fem.SOURCE_MODELS)}")
     if dtype not in FINEST_TOLERANCE:
@@ -250,6 +271,8 @@ def _check_options(source_model, tolerance, dtype) -> None:
         raise ValueError(
             f"tolerance must lie between {FINEST_TOLERANCE[dtype]:g} and 1 in {dtype}, not {tolerance:g}"
         )
+    if n_starts < 1:
+        raise ValueError(f"n_starts must be 1 or more, not {n_starts}")
     _check_dtype(dtype)
 
 
@@ -267,6 +290,6 @@ def _require_convergence(report: SolveReport, conductivity) -> None:
         raise RuntimeError(
             f"the solver did not converge for {int(np.sum(~np.asarray(report.converged)))} channels: after "
             f"{int(report.iterations)} iterations the relative residual of channel {worst} is "
-            f"{float(report.residual[worst]):.1e}, at conductivities {np.asarray(conductivity).tolist()} S/m; "
-            "raise the tolerance, or look for badly shaped cells"
+            f"{float(report.residual[worst]):.1e}, at {np.asarray(conductivity).tolist()} S/m; raise the "
+            "tolerance, or look for badly shaped cells"
         )

@@ -36,6 +36,8 @@ def read_pytree(path: str | PathLike, kind: str, types: tuple[type, ...]) -> Any
     Raises:
         ValueError: if the file is truncated or holds something else.
     """
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} does not hold a {kind}, or is truncated: make it again")
     try:
         with np.load(path, allow_pickle=False) as file:
             content = json.loads(str(file[STRUCTURE]))
@@ -43,7 +45,9 @@ def read_pytree(path: str | PathLike, kind: str, types: tuple[type, ...]) -> Any
                 raise ValueError(f"{path} holds a {content['kind']}, not a {kind}")
             return _decode(content["tree"], file, {cls.__name__: cls for cls in types})
     except (zipfile.BadZipFile, EOFError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} does not hold a {kind}, or is truncated: make it again ({error})") from error
+        raise ValueError(
+            f"{path} does not hold a {kind}, or is truncated: make it again ({error})"
+        ) from error
 
 
 def _encode(node, arrays):

@@ -24,7 +24,7 @@ from jaxinv.mesh.tetrahedra import mesh_level_sets
 from jaxinv.mesh.volume_mesh import VolumeMesh
 from jaxinv.tissues import nominal_conductivity
 
-FILM = 3e-4  # m; least width of skin, bone, cerebrospinal fluid and grey matter
+FILM = 0.2  # of the resolution: least width of skin, bone, cerebrospinal fluid and grey matter
 LEAST_THICKNESS = 5e-4  # m; vertices with a thinner cortex belong to the medial wall
 MAX_DISPLACEMENT = 7e-3  # m; an electrode that the projection moves farther is refused
 RESOLUTIONS = (1e-3, 10e-3)
@@ -66,7 +66,7 @@ def fsaverage_head(resolution: float = 3e-3) -> HeadModel:
     scalp_points = bem_surface("head").points
     bounds = np.array([scalp_points.min(axis=0), scalp_points.max(axis=0)])
     bounds[0, 2] = NECK_PLANE
-    mesh = mesh_level_sets(list(LEVEL_SETS.values()), bounds, resolution, film=FILM)
+    mesh = mesh_level_sets(list(LEVEL_SETS.values()), bounds, resolution, film=FILM * resolution)
     names = tuple(LEVEL_SETS)
     tissue = mesh.tissue.copy()
     white = np.flatnonzero(tissue == names.index("white"))

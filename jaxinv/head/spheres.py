@@ -32,7 +32,9 @@ def sphere_head(radii, conductivity, n_nodes: int = 45_000, element: str = "tetr
     """
     radii, conductivity = np.atleast_1d(radii), np.atleast_1d(conductivity)
     if radii.shape != conductivity.shape:
-        raise ValueError(f"radii and conductivity must match: found {len(radii)} and {len(conductivity)} values")
+        raise ValueError(
+            f"radii and conductivity must match: found {len(radii)} and {len(conductivity)} values"
+        )
     numbered = (*(f"layer{k + 1}" for k in range(len(radii) - 1)), "brain")
     names = TISSUES_BY_LAYERS.get(len(radii), numbered)
     return HeadModel(sphere_mesh(radii, n_nodes, element), names, conductivity)

@@ -127,7 +127,5 @@ def _trilinear(reference):
     """Values (point, 8) and gradients (point, 8, 3) of the corners' shape functions."""
     factor = np.where(HEXAHEDRON == 1, reference[:, None, :], 1 - reference[:, None, :])
     sign = np.where(HEXAHEDRON == 1, 1.0, -1.0)
-    slope = np.stack(
-        [sign[:, d] * np.delete(factor, d, axis=2).prod(axis=2) for d in range(3)], axis=2
-    )
+    slope = np.stack([sign[:, d] * np.delete(factor, d, axis=2).prod(axis=2) for d in range(3)], axis=2)
     return factor.prod(axis=2), slope

@@ -1,5 +1,7 @@
 """Layered spheres: the head models that have an analytic solution."""
 
+import itertools
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -60,7 +62,9 @@ def _hexahedral(radii: Float[np.ndarray, " layer"], n_nodes: int) -> VolumeMesh:
 
 def _tetrahedral(radii: Float[np.ndarray, " layer"], n_nodes: int) -> VolumeMesh:
     spacing, heights = _choose_spacing(radii, n_nodes)
-    ball = mesh_level_sets([lambda x: np.linalg.norm(x, axis=1) - radii[-1]], _box(radii[-1]), spacing, film=0.0)
+    ball = mesh_level_sets(
+        [lambda x: np.linalg.norm(x, axis=1) - radii[-1]], _box(radii[-1]), spacing, film=0.0
+    )
     triangles = np.sort(ball.boundary_faces(), axis=1)
     surface, triangles = np.unique(triangles, return_inverse=True)
     triangles = triangles.reshape(-1, 3)
@@ -92,11 +96,13 @@ def _choose_spacing(radii, n_nodes: int):
         spacing = np.sqrt(low * high)
         heights = [
             np.linspace(inner, outer, 1 + max(1, round((outer - inner) / (LAYER_HEIGHT * spacing))))[1:]
-            for outer, inner in zip(radii[:-1], radii[1:])
+            for outer, inner in itertools.pairwise(radii)
         ]
         ball = 4 / 3 * np.pi * (radii[-1] / spacing) ** 3
         surface = SURFACE_DENSITY * 4 * np.pi * (radii[-1] / spacing) ** 2
-        low, high = (spacing, high) if ball + surface * (0.5 + sum(map(len, heights))) > n_nodes else (low, spacing)
+        low, high = (
+            (spacing, high) if ball + surface * (0.5 + sum(map(len, heights))) > n_nodes else (low, spacing)
+        )
     if spacing > radii[-1] / 2:
         raise ValueError(f"n_nodes={n_nodes} is too few for the layers {radii}: ask for more")
     return spacing, heights

@@ -1,5 +1,6 @@
 """How good a leadfield or an estimate is: pure functions of arrays."""
 
+from jaxinv.metrics.forward import mag, rdm
 from jaxinv.metrics.source import (
     accuracy,
     active_volume_error,
@@ -20,6 +21,8 @@ __all__ = [
     "brier",
     "f1",
     "localisation_error",
+    "mag",
     "precision",
+    "rdm",
     "recall",
 ]

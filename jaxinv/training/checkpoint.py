@@ -147,8 +147,8 @@ class Checkpoints:
 
     def _unreadable(self, step: int) -> str:
         return (
-            f"checkpoint {step} in {self.directory} is damaged or not one of jaxinv's; "
-            f"remove {self.directory / 'checkpoints' / str(step)} to go back to the one before, if there is one"
+            f"checkpoint {step} in {self.directory} is damaged or not one of jaxinv's; remove "
+            f"{self.directory / 'checkpoints' / str(step)} to go back to the one before, if there is one"
         )
 
 

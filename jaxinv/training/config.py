@@ -32,9 +32,9 @@ class TrainConfig:
         seed: of everything random in the run.
     """
 
-    updates: int = 2000
-    updates_per_leadfield: int = 10
-    batch_size: int = 128
+    updates: int = 1000
+    updates_per_leadfield: int = 5
+    batch_size: int = 64
     learning_rate: float = 3e-3
     warmup: int = 50
     weight_decay: float = 1e-4

@@ -263,9 +263,9 @@ def _check_set(data: LabelledSet, name: str) -> None:
 def _check_step(state: TrainState, report: StepReport) -> None:
     if int(state.unsolved):
         raise FloatingPointError(
-            f"the leadfield of the step that ended at update {int(state.update)} is not finite: its solve did "
-            "not converge. No parameter was changed by it; see forward.solve_report(conductivity), and loosen "
-            "its tolerance or mend the head"
+            f"the leadfield of the step that ended at update {int(state.update)} is not finite: its solve "
+            "did not converge. No parameter was changed by it; see forward.solve_report(conductivity), and "
+            "loosen its tolerance or mend the head"
         )
     if int(state.skipped):
         raise FloatingPointError(

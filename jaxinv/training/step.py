@@ -65,8 +65,9 @@ class TrainState:
         return graphdef, state
 
     def network(self, graphdef: nnx.GraphDef) -> DirectInversionUNet:
-        """The network with this state's parameters."""
-        return nnx.merge(graphdef, self.params, self.statistics)
+        """A network with this state's parameters; changing its variables leaves the state alone."""
+        params, statistics = jax.tree.map(lambda leaf: leaf, (self.params, self.statistics))
+        return nnx.merge(graphdef, params, statistics)
 
     def evaluated(self, loss: float) -> "TrainState":
         """The state after an evaluation that gave this validation loss."""
@@ -134,7 +135,7 @@ def make_train_step(graphdef: nnx.GraphDef, config: TrainConfig, mesh: Mesh) -> 
             measurements, labels = (split_over_batch(array, mesh) for array in batch)
             loss, gradient = jax.value_and_grad(loss_of)(state.params, state.statistics, measurements, labels)
             changes, opt_state = optimiser.update(gradient, state.opt_state, state.params)
-            usable = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(gradient))
+            usable = _all_finite((loss, gradient))
             params, opt_state = jax.tree.map(
                 lambda new, old: jnp.where(usable, new, old),
                 (optax.apply_updates(state.params, changes), opt_state),
@@ -155,6 +156,10 @@ def make_train_step(graphdef: nnx.GraphDef, config: TrainConfig, mesh: Mesh) -> 
         return state, StepReport(jnp.mean(losses), learning_rate(state.update - 1, config))
 
     return step
+
+
+def _all_finite(tree) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def make_validation_loss(graphdef: nnx.GraphDef) -> Callable[[TrainState, LabelledSet], Float[Array, ""]]:

@@ -28,8 +28,8 @@ class TrainedNetwork:
 
     @property
     def network(self) -> DirectInversionUNet:
-        """The Flax module."""
-        return nnx.merge(self.graphdef, self.state)
+        """The Flax module; changing its variables leaves this one alone."""
+        return nnx.merge(self.graphdef, jax.tree.map(lambda leaf: leaf, self.state))
 
     @jax.jit
     def logits(self, measurements: Float[Array, "batch channel"]) -> Float[Array, "batch source"]:

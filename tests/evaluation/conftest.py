@@ -1,3 +1,5 @@
+from functools import partial
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -46,12 +48,14 @@ def forward(sources) -> ToyForward:
 def problem(forward) -> Problem:
     """Half-active maps, 20 dB, few cases."""
     activity, noise = HalfActiveMaps.build(forward.sources, 40e-3), WhiteNoise((20.0, 20.0))
+    simulate = jax.jit(partial(simulate_batch, size=64, conductivities=4))
     validation_key, test_key = jax.random.split(jax.random.key(0))
     return Problem(
         scenario=SCENARIOS["half-active"],
         leadfield=forward.leadfield(),
         sources=forward.sources,
-        validation=simulate_batch(validation_key, forward, activity, noise, 48, conductivities=4),
-        test=simulate_batch(test_key, forward, activity, noise, 60, conductivities=4),
+        validation=simulate(validation_key, forward, activity, noise),
+        test=simulate(test_key, forward, activity, noise),
         node_volume=1e-8,
+        prior_factor=activity.factor,
     )

@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 
 import flax.struct
 import jax
@@ -6,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinv.evaluation import Entrant, baselines, better_than, evaluate, evaluate_entrant, findings
+from jaxinv.evaluation import SCENARIOS, Entrant, baselines, better_than, evaluate, evaluate_entrant, findings
 from jaxinv.evaluation.case_metrics import metric
 from jaxinv.inverse import Estimate
+from jaxinv.simulate import Dipoles, Patches, WhiteNoise, simulate_batch
 
 
 @flax.struct.dataclass
@@ -27,7 +29,6 @@ class Oracle:
 
 def oracle(problem, sure):
     cases = [getattr(problem, name) for name in ("validation", "test")]
-    # in nanovolts: a square of volts underflows in float32
     known = jnp.concatenate([batch.measurements for batch in cases])
     return Oracle(known, jnp.concatenate([batch.activity for batch in cases]), sure)
 
@@ -35,7 +36,9 @@ def oracle(problem, sure):
 @pytest.fixture(scope="module")
 def results(problem):
     network = Entrant("oracle", lambda _: oracle(problem, 0.9), prior_seconds=100.0)
-    return {result.name: result for result in evaluate([network, *baselines(problem, lasso_cases=16)], problem)}
+    return {
+        result.name: result for result in evaluate([network, *baselines(problem, lasso_cases=32)], problem)
+    }
 
 
 def test_who_knows_the_truth_decides_without_error(results, problem):
@@ -60,6 +63,42 @@ def test_a_linear_inverse_knows_more_than_a_guess(results, name):
             assert comparison.verdict == "beats", (key, reference)
 
 
+def test_a_linear_inverse_that_is_told_the_smoothness_beats_one_that_is_not(results):
+    told = results["MNE, true smoothness"].metrics
+    for name in ("MNE", "sLORETA"):
+        assert better_than(told["bce"], results[name].metrics["bce"], metric("bce")).verdict == "beats"
+
+
+def test_the_baselines_of_other_activity_are_told_nothing_of_it(problem):
+    names = [entrant.name for entrant in baselines(dataclasses.replace(problem, prior_factor=None))]
+    assert names == ["MNE", "sLORETA", "Lasso"]
+
+
+@pytest.mark.parametrize("name", ["dipoles", "patches"])
+def test_focal_sources_are_ranked_by_magnitude(problem, forward, key, name):
+    activity = {"dipoles": Dipoles, "patches": Patches}[name].build(forward.sources)
+    simulate = jax.jit(partial(simulate_batch, size=64, conductivities=2))
+    validation, test = (
+        simulate(k, forward, activity, WhiteNoise((20.0, 20.0))) for k in jax.random.split(key)
+    )
+    focal = dataclasses.replace(
+        problem, scenario=SCENARIOS[name], validation=validation, test=test, prior_factor=None
+    )
+    results = {r.name: r.metrics for r in evaluate(baselines(focal)[:2], focal)}
+    for method in ("MNE", "sLORETA"):
+        for metric_key in ("bce", "average_precision"):
+            better = better_than(
+                results[method][metric_key], results["chance"][metric_key], metric(metric_key)
+            )
+            assert better.verdict == "beats", (method, metric_key)
+        nearer = better_than(
+            results[method]["localisation_error"],
+            results["constant guess"]["localisation_error"],
+            metric("localisation_error"),
+        )
+        assert nearer.verdict == "beats", method
+
+
 def test_a_constant_guess_has_the_entropy_and_the_precision_of_the_prevalence(results, problem):
     active = np.asarray(problem.test.activity).mean(axis=1)
     p = problem.prevalence
@@ -74,12 +113,12 @@ def test_a_constant_guess_has_the_entropy_and_the_precision_of_the_prevalence(re
 
 
 def test_a_slow_method_is_given_the_first_cases_alone(results):
-    assert results["Lasso"].n_cases == 16
-    assert results["MNE"].n_cases == 60
+    assert results["Lasso"].n_cases == 32
+    assert results["MNE"].n_cases == 64
 
 
 def test_the_same_seed_gives_the_same_figures(results, problem):
-    again = {r.name: r for r in evaluate(baselines(problem, lasso_cases=16)[:1], problem)}
+    again = {r.name: r for r in evaluate(baselines(problem, lasso_cases=32)[:1], problem)}
     for name in ("MNE", "chance"):
         for key, values in again[name].metrics.items():
             np.testing.assert_array_equal(values, results[name].metrics[key])
@@ -90,7 +129,9 @@ def test_baselines_do_not_see_the_amplitude(problem):
 
     def louder(batch):
         return batch.replace(
-            measurements=1e3 * batch.measurements, current=1e3 * batch.current, noise_cov=1e6 * batch.noise_cov
+            measurements=1e3 * batch.measurements,
+            current=1e3 * batch.current,
+            noise_cov=1e6 * batch.noise_cov,
         )
 
     loud = dataclasses.replace(problem, validation=louder(problem.validation), test=louder(problem.test))
@@ -115,13 +156,22 @@ def test_estimates_that_are_not_finite_are_refused(problem):
         def __call__(self, measurements):
             return Estimate(jnp.full(problem.leadfield.shape[1], jnp.nan))
 
-    with pytest.raises(ValueError, match="Broken gave estimates that are not finite"):
+    with pytest.raises(ValueError, match="broken gave no finite estimate"):
         evaluate_entrant(Entrant("broken", lambda _: Broken()), problem)
+    mne = baselines(problem)[0]
+    partly = dataclasses.replace(mne, setup=lambda snr: Broken() if snr < 50 else mne.setup(snr))
+    assert evaluate_entrant(partly, problem).setting == "snr = 100"
 
 
 def test_cases_that_do_not_fit_the_leadfield_are_refused(problem):
     with pytest.raises(ValueError, match="validation has 19 channels"):
         dataclasses.replace(problem, leadfield=problem.leadfield[:, 1:])
+
+
+def test_measurements_of_a_solve_that_failed_are_refused(problem):
+    measurements = problem.test.measurements.at[3].set(jnp.nan)
+    with pytest.raises(ValueError, match="1 measurements of test are not finite"):
+        dataclasses.replace(problem, test=problem.test.replace(measurements=measurements))
 
 
 def test_the_findings_say_where_the_subject_loses(results):

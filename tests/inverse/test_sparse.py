@@ -5,6 +5,8 @@ import pytest
 import sklearn.linear_model
 
 from jaxinv.inverse import ConvergenceError, lasso, whitener
+from jaxinv.inverse.homotopy import lasso_path_end
+from jaxinv.inverse.sparse import fista
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def problem(key):
 @pytest.mark.parametrize("alpha", [0.02, 0.1, 0.5])
 def test_it_agrees_with_scikit_learn(problem, alpha):
     leadfield, cov, data = problem
-    solution = lasso(leadfield, cov, alpha=alpha, tolerance=1e-13, max_iterations=100_000).solve(data)
+    solution = lasso(leadfield, cov, alpha=alpha, tolerance=1e-12).solve(data)
     assert solution.converged.all()
     matrix = np.asarray(whitener(cov).matrix)
     scale = 1e8  # scikit-learn's absolute tolerances want numbers near one
@@ -38,7 +40,7 @@ def test_optimality_conditions_hold(problem, alpha):
     """|Aᵀ r| ≤ λ, with equality and the sign of x where x ≠ 0."""
     leadfield, cov, data = problem
     matrix, y = whitener(cov).matrix, data[:, 0]
-    x = lasso(leadfield, cov, alpha=alpha, tolerance=1e-13, max_iterations=100_000)(y).current
+    x = lasso(leadfield, cov, alpha=alpha, tolerance=1e-12)(y).current
     gain, white = matrix @ leadfield, matrix @ y
     correlation = gain.T @ (white - gain @ x) / (alpha * np.abs(gain.T @ white).max())
     active = np.abs(x) > 1e-6 * np.abs(x).max()
@@ -47,7 +49,9 @@ def test_optimality_conditions_hold(problem, alpha):
     assert 0 < active.sum() <= 12
 
 
-def test_gap_bounds_the_distance_from_the_minimum(problem):
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-6])
+def test_columns_that_depend_on_each_other_are_left_to_fista_and_its_gap_bounds_the_error(problem, tolerance):
+    """Every column twice: the path breaks where both want to join, and the minimum is that of one copy."""
     leadfield, cov, data = problem
     matrix, y = whitener(cov).matrix, data[:, 0]
     gain, white = matrix @ leadfield, matrix @ y
@@ -56,11 +60,26 @@ def test_gap_bounds_the_distance_from_the_minimum(problem):
         penalty = 0.1 * np.abs(gain.T @ white).max()
         return np.sum((white - gain @ x) ** 2) / 2 + penalty * np.abs(x).sum()
 
-    best = objective(lasso(leadfield, cov, tolerance=1e-13, max_iterations=100_000).solve(y).current)
-    for tolerance in (1e-2, 1e-4, 1e-6):
-        rough = lasso(leadfield, cov, tolerance=tolerance).solve(y)
-        assert rough.gap <= tolerance
-        assert objective(rough.current) - best <= rough.gap * np.sum(white**2) / 2
+    best = objective(lasso(leadfield, cov, tolerance=1e-12).solve(y).current)
+    twice = lasso(jnp.concatenate([leadfield, leadfield], axis=1), cov, tolerance=tolerance).solve(y)
+    assert twice.converged
+    assert objective(twice.current[:40] + twice.current[40:]) - best <= tolerance * np.sum(white**2) / 2
+
+
+def test_fista_alone_finds_the_end_of_the_path(problem):
+    """From zero, without the homotopy, on the normalised problem."""
+    leadfield, cov, data = problem
+    estimator = lasso(leadfield, cov)
+    target = estimator.whitener @ data[:, 0]
+    target = target / jnp.linalg.norm(target)
+    penalty = 0.1 * jnp.abs(estimator.gain.T @ target).max()
+    end, steps = lasso_path_end(estimator.gain, target, penalty, 100)
+    iterate, gap, _ = jax.jit(fista)(
+        estimator.gain, target, penalty, jnp.zeros(40), jnp.int32(0), 1e-13, 100_000
+    )
+    assert gap <= 1e-13
+    assert 0 < steps < 30
+    np.testing.assert_allclose(iterate, end, atol=1e-5 * np.abs(end).max())
 
 
 def test_orthonormal_leadfield_has_a_closed_form(key):
@@ -130,7 +149,7 @@ def test_zero_measurements_and_blind_sources_give_zero(problem):
 def test_float32_reaches_the_tolerance_and_the_same_current(problem):
     leadfield, cov, data = problem
     single = lasso(leadfield.astype(jnp.float32), cov.astype(jnp.float32), tolerance=1e-5).solve(data)
-    double = lasso(leadfield, cov, tolerance=1e-12, max_iterations=100_000).solve(data)
+    double = lasso(leadfield, cov, tolerance=1e-12).solve(data)
     assert single.current.dtype == jnp.float32
     assert single.converged.all()
     assert np.linalg.norm(single.current - double.current) < 2e-2 * np.linalg.norm(double.current)

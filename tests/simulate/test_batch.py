@@ -107,7 +107,7 @@ def test_conductivity_is_log_uniform(key):
 
 
 def test_same_key_same_batch_and_jit_changes_nothing(key):
-    arguments = (FORWARD, Dipoles.build(FORWARD.sources), NOISE, 4)
+    arguments = (FORWARD, ACTIVITY, NOISE, 4)
     first, again = simulate(key, *arguments), simulate(key, *arguments)
     plain = simulate_batch(key, *arguments)
     other = simulate(jax.random.key(1), *arguments)
@@ -130,8 +130,8 @@ def test_several_heads_come_one_after_the_other(key):
 
 def test_it_vmaps_over_keys(key):
     keys = jax.random.split(key, 3)
-    batched = jax.vmap(lambda k: simulate(k, FORWARD, ACTIVITY, NOISE, 2))(keys)
-    single = simulate(keys[1], FORWARD, ACTIVITY, NOISE, 2)
+    batched = jax.vmap(lambda k: simulate(k, FORWARD, ACTIVITY, NOISE, 4))(keys)
+    single = simulate(keys[1], FORWARD, ACTIVITY, NOISE, 4)
     scale = np.abs(single.measurements).max()
     np.testing.assert_allclose(batched.measurements[1] / scale, single.measurements / scale, atol=1e-5)
 
@@ -158,7 +158,7 @@ def test_no_float64_with_a_float32_leadfield(key):
 def test_rounding_a_float64_leadfield_costs_a_millionth(key):
     """Measurements from a float64 leadfield against the float32 leadfield's product done in float64."""
     double = toy(dtype=np.float64)
-    batch = simulate(key, double, ACTIVITY, WhiteNoise((200.0, 200.0)), 8)
+    batch = simulate(key, double, Dipoles.build(double.sources), WhiteNoise((200.0, 200.0)), 8)
     assert batch.measurements.dtype == jnp.float32
     exact = (
         np.asarray(batch.current, np.float64)
@@ -201,7 +201,7 @@ def test_measurements_need_a_fixed_leadfield_and_a_fitting_reference(key):
 
 
 def test_batch_is_a_frozen_pytree(key):
-    batch = simulate(key, FORWARD, ACTIVITY, NOISE, 2)
+    batch = simulate(key, FORWARD, ACTIVITY, NOISE, 4)
     assert len(jax.tree.leaves(batch)) == 7
     with pytest.raises(dataclasses.FrozenInstanceError):
         batch.head = 0

@@ -29,7 +29,7 @@ def test_updates_are_optax_adamw(toy, key):
     state, oracle_state = ours.init(params), oracle.init(exact)
     dtypes = jax.tree.map(lambda x: x.dtype, state)
     for i in range(5):
-        gradient = jax.tree.map(lambda x: jnp.cos(x * (i + 1)), exact)
+        gradient = jax.tree.map(lambda x, number=i + 1: jnp.cos(x * number), exact)
         single = jax.tree.map(lambda x: x.astype(jnp.float32), gradient)
         change, state = ours.update(single, state, params)
         params = optax.apply_updates(params, change)

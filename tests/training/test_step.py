@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 
 from jaxinv.networks import DirectInversionUNet
-from jaxinv.training.parallel import batch_mesh
-from jaxinv.training.step import TrainState, make_train_step, make_validation_loss
+from jaxinv.training.parallel import batch_mesh, replicated
 from jaxinv.training.simulation import simulate_set, whitening
+from jaxinv.training.step import TrainState, make_train_step, make_validation_loss
 
 
 def float64_results(jaxpr):
@@ -30,10 +30,11 @@ def float64_results(jaxpr):
 def made(toy):
     """Problem, static half of the network, first state, and the jitted step."""
     config = toy.config()
-    problem = toy.problem()
+    mesh = batch_mesh(config.batch_size)
     network = DirectInversionUNet(16, 96, toy.TINY, rngs=nnx.Rngs(0))
     graphdef, state = TrainState.create(network, config)
-    return problem, graphdef, state, make_train_step(graphdef, config, batch_mesh(config.batch_size))
+    problem, state = replicated((toy.problem(), state), mesh)
+    return problem, graphdef, state, make_train_step(graphdef, config, mesh)
 
 
 def test_the_step_makes_no_float64(made, key):
@@ -74,7 +75,7 @@ def test_an_untrained_network_has_a_validation_loss_of_log_two(made, key):
     data = simulate_set(key, *problem, size=32, leadfields=2)
     assert data.measurements.shape == (2, 16, 16)
     assert data.labels.shape == (2, 16, 96)
-    np.testing.assert_allclose(make_validation_loss(graphdef)(state, data), np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(make_validation_loss(graphdef)(state, data), np.log(2), rtol=1e-5)
 
 
 def test_whitened_inputs_have_unit_covariance(made, key):
@@ -84,23 +85,31 @@ def test_whitened_inputs_have_unit_covariance(made, key):
     data = simulate_set(key, *problem, size=512, leadfields=2)
     network.input_scaling[...] = whitening(network, data)
     inputs = np.asarray(network.scaled_input(data.measurements.reshape(-1, 16)), float)
+    np.testing.assert_array_equal(state.network(graphdef).input_scaling[...], np.eye(16))
     variance = np.linalg.eigvalsh(inputs.T @ inputs / len(inputs))
     np.testing.assert_allclose(variance, [0.0] + [1.0] * 15, atol=1e-3)
 
 
-def test_eight_devices_give_the_parameters_of_one(tmp_path, toy):
-    """Two steps on a batch of 16, over eight virtual devices and on one, each in a process of its own."""
+def test_eight_devices_give_the_parameters_of_one(made, tmp_path, toy):
+    """Eight updates on a batch of 16, over eight virtual devices in another process and on one in this.
+
+    Adam has moved every parameter by about 2e-2 by then, whatever the size of its gradient; where that is
+    near zero, rounding shows in the third digit of the movement.
+    """
+    problem, _, state, step = made
+    for _ in range(2):
+        state, _ = step(jax.random.key(1), state, *problem)
+    path = tmp_path / "parameters.npz"
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
     worker = Path(__file__).with_name("devices_worker.py")
-    found = {}
-    for n_devices in (1, 8):
-        flags = f"--xla_force_host_platform_device_count={n_devices}"
-        path = tmp_path / f"{n_devices}.npz"
-        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        command = [sys.executable, str(worker), str(path), str(n_devices)]
-        subprocess.run(command, check=True, env=environment, timeout=300)
-        found[n_devices] = np.load(path)
-    for name in found[1].files:
-        np.testing.assert_allclose(found[8][name], found[1][name], atol=2e-5, err_msg=name)
+    subprocess.run([sys.executable, str(worker), str(path)], check=True, env=environment, timeout=600)
+    found = np.load(path)
+    for name, expected in zip(found.files, toy.leaves(state.params), strict=True):
+        np.testing.assert_allclose(found[name], expected, atol=2e-4, err_msg=name)
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(monkeypatch):

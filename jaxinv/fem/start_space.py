@@ -1,0 +1,63 @@
+"""Where a solve starts: the best combination of potentials solved for beforehand."""
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxinv.fem.stiffness import Stiffness
+
+
+@flax.struct.dataclass
+class StartSpace:
+    """Orthonormal potentials for each channel, and the operator projected onto them. A pytree.
+
+    The guess at a conductivity is the Galerkin solution in the space: the error that remains for the
+    solver is the smallest in the energy norm.
+
+    Attributes:
+        basis: potentials, orthonormal for each channel.
+        projected: each tissue's stiffness in the basis of each channel, in m.
+        loads: right-hand side of each channel in its basis.
+    """
+
+    basis: Float[Array, "mode node channel"]
+    projected: Float[Array, "channel tissue mode mode"]
+    loads: Float[Array, "channel mode"]
+
+    @classmethod
+    def empty(cls, stiffness: Stiffness, n_channels: int, dtype) -> "StartSpace":
+        """A space of no modes, whose guess is zero."""
+        n_tissues = stiffness.values.shape[0]
+        return cls(
+            jnp.zeros((0, stiffness.n_nodes, n_channels), dtype),
+            jnp.zeros((n_channels, n_tissues, 0, 0), dtype),
+            jnp.zeros((n_channels, 0), dtype),
+        )
+
+    def guess(self, conductivity: Float[Array, " tissue"]) -> Float[Array, "node channel"]:
+        """Galerkin solution at a conductivity (S/m), in V."""
+        if self.basis.shape[0] == 0:
+            return jnp.zeros(self.basis.shape[1:], self.basis.dtype)
+        matrices = jnp.einsum("t,ctij->cij", conductivity, self.projected, precision="highest")
+        weights = jnp.linalg.solve(matrices, self.loads[..., None])[..., 0]
+        return jnp.einsum("mnc,cm->nc", self.basis, weights, precision="highest")
+
+    def extended(
+        self,
+        stiffness: Stiffness,
+        potential: Float[Array, "node channel"],
+        loads: Float[Array, "node channel"],
+    ) -> "StartSpace":
+        """The space with one potential more; `loads` are the right-hand sides of the solves."""
+        mode = potential
+        for _ in range(2):  # twice is enough for orthogonality to rounding
+            overlap = jnp.einsum("mnc,nc->mc", self.basis, mode, precision="highest")
+            mode = mode - jnp.einsum("mnc,mc->nc", self.basis, overlap, precision="highest")
+            mode = mode / jnp.linalg.norm(mode, axis=0)
+        basis = jnp.concatenate([self.basis, mode[None]])
+        images = jnp.stack([stiffness.product(values, mode) for values in stiffness.values])
+        row = jnp.einsum("mnc,tnc->ctm", basis, images, precision="highest")
+        grown = jnp.concatenate([self.projected, row[:, :, None, :-1]], axis=2)
+        projected = jnp.concatenate([grown, row[..., None]], axis=3)
+        load = jnp.einsum("nc,nc->c", mode, loads, precision="highest")[:, None]
+        return StartSpace(basis, projected, jnp.concatenate([self.loads, load], axis=1))

@@ -1,0 +1,83 @@
+import dataclasses
+import json
+
+import pytest
+
+from jaxinv.cli.config import PRESETS, EvaluationConfig, HeadConfig, RunConfig, SimulationConfig, preset
+from jaxinv.cli.config_file import differences, read_config, write_config
+from jaxinv.training import TrainConfig
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_comes_back_from_the_disk(tmp_path, name):
+    config = dataclasses.replace(PRESETS[name], seed=7)
+    write_config(tmp_path / "config.json", config)
+    assert read_config(tmp_path / "config.json") == config
+
+
+def test_one_seed_decides_all():
+    assert RunConfig(seed=3).seeded_training.seed == 3
+    with pytest.raises(ValueError, match="--seed 4"):
+        RunConfig(seed=3, training=TrainConfig(seed=4))
+
+
+def test_quick_is_what_it_promises():
+    quick = preset("quick")
+    assert quick.head.resolution <= 4e-3
+    assert quick.head.sources == "ico4"
+    assert quick.training.updates / quick.training.updates_per_leadfield >= 200
+
+
+def test_paper_has_the_published_sizes():
+    paper = preset("paper")
+    assert (paper.head.montage, paper.head.field, paper.head.sources) == ("10-5-149", True, 15_684)
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match="unknown preset 'slow'; there are 'quick' and 'paper'"):
+        preset("slow")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (HeadConfig, {"resolution": 4.0}, "head.resolution"),
+        (HeadConfig, {"tolerance": 0.0}, "head.tolerance"),
+        (HeadConfig, {"sources": 0}, "head.sources"),
+        (HeadConfig, {"tolerance": 1e-8, "dtype": "float32"}, "needs --head.dtype float64"),
+        (
+            RunConfig,
+            {"head": HeadConfig(sources=9), "simulation": SimulationConfig("patches")},
+            "patches grow",
+        ),
+        (SimulationConfig, {"correlation_length": -1.0}, "correlation-length"),
+        (SimulationConfig, {"count": (0, 2)}, "simulation.count"),
+        (SimulationConfig, {"radius": (0.02, 0.01)}, "simulation.radius"),
+        (SimulationConfig, {"snr_db": (20.0, 10.0)}, "snr-db"),
+        (EvaluationConfig, {"test_size": 100, "test_leadfields": 16}, "evaluation.test-size"),
+        (EvaluationConfig, {"validation_leadfields": 0}, "evaluation.validation-size"),
+        (EvaluationConfig, {"lasso_size": 0}, "lasso-size"),
+    ],
+)
+def test_a_value_out_of_its_range_is_named(kind, values, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**values)
+
+
+def test_differences_are_named_with_both_values():
+    one = RunConfig()
+    other = dataclasses.replace(one, head=HeadConfig(resolution=3e-3))
+    assert differences(one, one) == []
+    assert differences(one, other) == ["head.resolution: 0.004 and 0.003"]
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path):
+    path = tmp_path / "config.json"
+    with pytest.raises(ValueError, match="holds no run of jaxinv"):
+        read_config(path)
+    path.write_text('{"seed": 0')
+    with pytest.raises(ValueError, match="is damaged"):
+        read_config(path)
+    path.write_text(json.dumps({"seed": 0, "speed": "high"}))
+    with pytest.raises(ValueError, match=r"does not know: \['speed'\]"):
+        read_config(path)

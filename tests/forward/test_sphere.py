@@ -1,0 +1,114 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from jaxinv.forward.sphere import sphere_leadfield
+
+RADII, CONDUCTIVITY = np.array([0.092, 0.086, 0.080, 0.078]), np.array([0.33, 0.01, 1.79, 0.33])
+
+
+def directions(n, seed=0):
+    x = np.random.default_rng(seed).normal(size=(n, 3))
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def homogeneous(positions, moments, electrodes, radius, conductivity):
+    """Closed form on the surface (Brody, Terry & Ideker 1973), average reference."""
+    r = radius * electrodes / np.linalg.norm(electrodes, axis=1, keepdims=True)
+    d = r[:, None] - positions[None]
+    length = np.linalg.norm(d, axis=2, keepdims=True)
+    inner = np.einsum("ck,csk->cs", r, d)[..., None]
+    kernel = 2 * d / length**3 + (d / length + r[:, None] / radius) / (radius * length + inner)
+    potential = np.einsum("csk,sk->cs", kernel, moments) / (4 * np.pi * conductivity)
+    return potential - potential.mean(axis=0)
+
+
+@pytest.mark.parametrize("eccentricity", [0.0, 0.3, 0.9, 0.99, 0.995])
+def test_one_layer_has_a_closed_form(eccentricity):
+    positions, moments, electrodes = 0.09 * eccentricity * directions(6), directions(6, 1), directions(30, 2)
+    ours = sphere_leadfield(positions, moments, electrodes, [0.09], [0.3])
+    theirs = homogeneous(positions, moments, electrodes, 0.09, 0.3)
+    np.testing.assert_allclose(ours, theirs, atol=1e-8 * np.abs(theirs).max())
+
+
+def test_layers_of_equal_conductivity_are_one_layer():
+    positions, moments, electrodes = 0.07 * directions(5), directions(5, 1), directions(20, 2)
+    layered = sphere_leadfield(positions, moments, electrodes, RADII, np.full(4, 0.3))
+    single = sphere_leadfield(positions, moments, electrodes, RADII[:1], [0.3])
+    np.testing.assert_allclose(layered, single, rtol=0, atol=1e-10 * np.abs(single).max())
+
+
+def test_high_eccentricity_in_thin_layers_stays_finite():
+    positions = 0.9999 * RADII[-1] * directions(4)
+    field = sphere_leadfield(positions, directions(4, 1), directions(20, 2), RADII, CONDUCTIVITY)
+    assert np.isfinite(field).all()
+    wide = sphere_leadfield(positions / 100, directions(4, 1), directions(20, 2), [1.0, 0.01], [0.3, 0.3])
+    one = sphere_leadfield(positions / 100, directions(4, 1), directions(20, 2), [1.0], [0.3])
+    np.testing.assert_allclose(wide, one, atol=1e-10 * np.abs(one).max())
+
+
+def test_a_rotation_of_everything_changes_nothing():
+    rotation = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+    arrays = 0.07 * directions(5), directions(5, 1), directions(20, 2)
+    before = sphere_leadfield(*arrays, RADII, CONDUCTIVITY)
+    after = sphere_leadfield(*(a @ rotation for a in arrays), RADII, CONDUCTIVITY)
+    np.testing.assert_allclose(before, after, atol=1e-10 * np.abs(before).max())
+
+
+def test_scaling_lengths_and_conductivities():
+    """V falls with the square of length and with conductivity; the reference is the average."""
+    arrays = 0.07 * directions(5), directions(5, 1), directions(20, 2)
+    before = sphere_leadfield(*arrays, RADII, CONDUCTIVITY)
+    after = sphere_leadfield(2 * arrays[0], *arrays[1:], 2 * RADII, 3 * CONDUCTIVITY)
+    np.testing.assert_allclose(after, before / 12, atol=1e-10 * np.abs(before).max())
+    np.testing.assert_allclose(before.mean(axis=0), 0, atol=1e-12 * np.abs(before).max())
+
+
+def test_derivatives_in_every_argument():
+    """In units of decimetres and one: well-scaled finite differences."""
+
+    def f(positions, moments, electrodes, radii, conductivity):
+        return sphere_leadfield(positions, moments, electrodes, radii, conductivity)
+
+    arguments = (
+        0.4 * directions(2),
+        directions(2, 1),
+        directions(5, 2),
+        jnp.array([1.0, 0.9]),
+        jnp.array([0.3, 1.0]),
+    )
+    check_grads(f, tuple(map(jnp.asarray, arguments)), order=1, atol=1e-6, rtol=1e-6)
+
+
+def test_jit_and_vmap_agree_with_a_loop():
+    arrays = 0.07 * directions(5), directions(5, 1), directions(20, 2)
+    sigmas = jnp.asarray(CONDUCTIVITY) * jnp.array([[1.0], [0.5]])
+    batched = jax.jit(jax.vmap(lambda s: sphere_leadfield(*arrays, RADII, s)))(sigmas)
+    for row, sigma in zip(batched, sigmas):
+        one = sphere_leadfield(*arrays, RADII, sigma)
+        np.testing.assert_allclose(row, one, atol=1e-10 * np.abs(one).max())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positions": np.array([[0, 0, 0.079]])}, "outside the innermost layer"),
+        ({"radii": RADII[::-1]}, "decrease"),
+        ({"conductivity": np.array([0.33, 0.0, 1.79, 0.33])}, "positive"),
+        ({"conductivity": np.array([0.33])}, "one value a layer"),
+        ({"moments": np.ones((2, 3))}, "moments must have"),
+        ({"electrodes": np.ones(3)}, "electrodes must have shape"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    arguments = {
+        "positions": np.array([[0, 0, 0.05]]),
+        "moments": np.array([[0, 0, 1.0]]),
+        "electrodes": directions(8),
+        "radii": RADII,
+        "conductivity": CONDUCTIVITY,
+    }
+    with pytest.raises(ValueError, match=message):
+        sphere_leadfield(**{**arguments, **change})
