@@ -6,7 +6,8 @@ import mne
 import numpy as np
 from jaxtyping import Float
 
-TEMPLATE = "standard_1005"  # in mne's "mri" frame, which for this template is MNI152, not fsaverage
+# In mne's "mri" frame, which for this template is MNI152, not fsaverage; renamed in mne 1.13.
+TEMPLATE = "colin27_1005" if "colin27_1005" in mne.channels.get_builtin_montages() else "standard_1005"
 
 _TEN_TWENTY = "Fp1 Fp2 F7 F3 Fz F4 F8 T7 C3 Cz C4 T8 P7 P3 Pz P4 P8 O1 O2"
 

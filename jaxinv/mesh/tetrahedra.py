@@ -22,7 +22,7 @@ from jaxinv.mesh.volume_mesh import VolumeMesh
 LevelSet = Callable[[Float[np.ndarray, "point 3"]], Float[np.ndarray, " point"]]
 
 EDGES = np.array([(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
-SNAP = 0.4  # a crossing nearer to a node than this fraction of the edge moves the node
+SNAP = 0.3  # a crossing nearer to a node than this fraction of the edge moves the node
 LEAST_VOLUME = 0.05  # a node does not move where a cell would keep less than this share of its volume
 
 
@@ -63,7 +63,7 @@ def mesh_level_sets(
             raise ValueError(
                 f"level set {number} encloses no node of a lattice of {spacing * 1e3:g} mm: refine it"
             )
-        points, values = _snap(points, cells, values, fixed)
+        points, values = _snap(points, cells, values, fixed, level_set)
         points, cells, values = _split(points, cells, values, level_set)
         fixed = np.concatenate([fixed, np.zeros(len(points) - len(fixed), dtype=bool)])
         fixed |= values == 0
@@ -132,7 +132,7 @@ def _crossed_edges(cells, values):
     return np.stack([keys // len(values), keys % len(values)], axis=1)
 
 
-def _snap(points, cells, values, fixed):
+def _snap(points, cells, values, fixed, level_set):
     """Moves nodes that lie close to the surface onto it, the closest of each neighbourhood first."""
     start, points, values = points, points.copy(), values.copy()
     movable = ~fixed
@@ -159,11 +159,20 @@ def _snap(points, cells, values, fixed):
         points[node] += along[:, None] * (points[target] - points[node])
         values[node] = 0.0
         moved[node] = True
+    points[moved] = _refined(start[moved], points[moved], original[moved], level_set)
     while (squeezed := _volumes(points, near) < least).any():
         back = np.unique(near[squeezed])
         back = back[moved[back]]
         points[back], values[back], moved[back] = start[back], original[back], False
     return points, values
+
+
+def _refined(start, end, value, level_set):
+    """One secant step along each node's path: the crossing was found on a straight line of values."""
+    left = level_set(end)
+    usable = np.abs(left) < np.abs(value) / 2
+    share = np.where(usable, value / np.where(usable, value - left, 1), 1)
+    return start + share[:, None] * (end - start)
 
 
 def _split(points, cells, values, level_set):

@@ -27,9 +27,12 @@ from jaxinv.head.montages import template_positions
 from jaxinv.mesh.locate import CellLocator
 
 
+RESOLUTION = 7e-3
+
+
 @pytest.fixture(scope="module")
 def head():
-    return fsaverage_head(7e-3)
+    return fsaverage_head(RESOLUTION)
 
 
 def test_the_head_is_whole(head):
@@ -96,12 +99,12 @@ def test_coarse_faces_are_subdivided_icosahedra(count, n_faces):
 
 
 @pytest.mark.parametrize(
-    ("name", "low", "high"), [("ico3", 1200, 1284), ("ico4", 4900, 5124), ("ico5", 19500, 20484)]
+    ("name", "low", "high"), [("ico3", 1150, 1284), ("ico4", 4650, 5124), ("ico5", 18700, 20484)]
 )
 def test_cortical_source_spaces(name, low, high):
     space = mid_surface(name)
     assert low < space.n_sources < high
-    assert 0.14 < space.area.sum() < 0.22
+    assert 0.10 < space.area.sum() < 0.20
     assert (space.thickness > 0).all()
     pial = np.concatenate([s.points for s in cortical_surface("pial")])[space.vertices]
     outwards = np.einsum("sx,sx->s", pial - space.positions, space.normals)
@@ -119,7 +122,7 @@ def test_every_source_lies_in_grey_matter(head, cortex):
     np.testing.assert_allclose(distance, 0)
     moved = source_displacement(cortex, "ico3")
     assert np.median(moved) == 0
-    assert moved.max() < 7e-3
+    assert moved.max() < 1.5 * RESOLUTION
 
 
 def test_volumetric_sources_are_as_many_as_asked(head):
