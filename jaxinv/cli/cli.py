@@ -80,11 +80,11 @@ def _run_of(command: Command, console: Console) -> Iterator[tuple[RunDirectory, 
         try:
             yield run, config
         except KeyboardInterrupt as stop:
-            said = f"{stop}\n" if isinstance(stop, TrainingInterrupted) else ""
+            said = str(stop) if isinstance(stop, TrainingInterrupted) else "stopped"
             name = (
                 "evaluate" if isinstance(command, Evaluate) else f"{type(command).__name__.lower()} --resume"
             )
-            console.print(f"[yellow]{escape(said)}stopped; finished stages are kept. Go on with:[/]")
+            console.print(f"[yellow]{escape(said)}[/]\nfinished stages are kept; go on with:")
             console.print(f"  jaxinv {name} --directory {run.path}", highlight=False)
             sys.exit(INTERRUPTED)
 

@@ -28,7 +28,7 @@ class HeadConfig:
     field: bool = False
     tolerance: float = 1e-4
     dtype: Literal["float32", "float64"] = "float32"
-    n_starts: int = 8
+    n_starts: int = 10
 
     def __post_init__(self):
         if not 1e-3 <= self.resolution <= 10e-3:

@@ -11,7 +11,8 @@ from jaxinv.fem.csr import CsrMatrix
 from jaxinv.fem.multigrid import Hierarchy, Level
 from jaxinv.fem.stiffness import Stiffness
 
-STRENGTH = ("symmetric", {"theta": 0.08})
+# below the first coarse level a lower threshold keeps the matrices sparse at no cost in iterations
+STRENGTH = [("symmetric", {"theta": theta}) for theta in (0.08, 0.04)]
 COARSEST = 400  # nodes
 DAMPING = 4 / 3
 SAFETY = 1.05  # PyAMG's estimate of the largest eigenvalue comes from below

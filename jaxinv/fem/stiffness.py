@@ -53,7 +53,8 @@ class Stiffness:
     def astype(self, dtype) -> "Stiffness":
         """The matrices on the device, in another precision."""
         return Stiffness(
-            jnp.asarray(self.values, dtype=dtype), *map(jnp.asarray, (self.indices, self.indptr, self.diagonal))
+            jnp.asarray(self.values, dtype=dtype),
+            *map(jnp.asarray, (self.indices, self.indptr, self.diagonal)),
         )
 
     def at(self, conductivity: Float[Array, " tissue"]) -> Float[Array, " entry"]:

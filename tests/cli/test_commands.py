@@ -1,9 +1,22 @@
 import pytest
 
+from jaxinv.cli import stages
 from jaxinv.cli.cli import main
 from jaxinv.cli.commands import Evaluate, Head, Run, Train, parse
 from jaxinv.cli.config import PRESETS, EvaluationConfig, RunConfig
 from jaxinv.cli.run_directory import RunDirectory
+
+
+@pytest.fixture(autouse=True)
+def no_work(monkeypatch, tmp_path):
+    """Fails a test in which work begins, and keeps what it would write out of the repository."""
+
+    def work(*args, **kwargs):
+        pytest.fail("work began")
+
+    for stage in ("build_head", "begin_with_head", "build_forward"):
+        monkeypatch.setattr(stages, stage, work)
+    monkeypatch.chdir(tmp_path)
 
 
 def refused(capsys, *args) -> str:
@@ -65,7 +78,10 @@ def test_help_lists_the_commands(capsys):
         (["run", "--preset", "slow"], "unknown preset 'slow'; there are 'quick' and 'paper'"),
         (["run", "--head.resolution", "4"], "head.resolution must lie between 0.001 and 0.01 m, not 4"),
         (["run", "--head.montage", "10-30"], "10-30"),
-        (["run", "--training.updates", "105"], "must be a multiple of updates_per_leadfield"),
+        (
+            ["run", "--training.updates", "101", "--training.updates-per-leadfield", "10"],
+            "must be a multiple of updates_per_leadfield",
+        ),
         (["run", "--training.seed", "5"], "give --seed 5"),
         (["run", "--network.depth", "many"], "many"),
         (["run", "--sed", "5"], "--sed"),

@@ -26,7 +26,6 @@ from jaxinv.head.fsaverage_surfaces import (
 from jaxinv.head.montages import template_positions
 from jaxinv.mesh.locate import CellLocator
 
-
 RESOLUTION = 7e-3
 
 
