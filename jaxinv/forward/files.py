@@ -22,7 +22,7 @@ def write_pytree(path: str | PathLike, kind: str, tree: Any) -> None:
     arrays: dict[str, np.ndarray] = {}
     structure = json.dumps({"kind": kind, "tree": _encode(tree, arrays)})
     with open(path, "wb") as file:
-        np.savez_compressed(file, **{STRUCTURE: np.array(structure)}, **arrays)
+        np.savez(file, **{STRUCTURE: np.array(structure)}, **arrays)
 
 
 def read_pytree(path: str | PathLike, kind: str, types: tuple[type, ...]) -> Any:

@@ -18,8 +18,9 @@ from jaxinv.networks.blocks import (
 
 _LINEAR_GAIN = 10.0
 """Factor on the linear path. Adam moves every weight by about the learning rate, and one that suits the
-U-Net (3e-3) is ten times too small for a dense map that starts at zero: measured on a toy task, 500 updates
-ended at a cross-entropy of 0.49 with a gain of 1 and at 0.38 with 10, the linear optimum being 0.38."""
+U-Net (3e-3) is ten times too small for a dense map that starts at zero: on a toy task such a map alone ended
+at a cross-entropy of 0.49 after 500 updates at 3e-3, and at 0.38 at ten times that rate. With the factor one
+rate suits both."""
 
 
 @dataclasses.dataclass(frozen=True)

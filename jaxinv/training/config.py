@@ -32,18 +32,18 @@ class TrainConfig:
         seed: of everything random in the run.
     """
 
-    updates: int = 1000
-    updates_per_leadfield: int = 5
+    updates: int = 440
+    updates_per_leadfield: int = 2
     batch_size: int = 64
     learning_rate: float = 3e-3
-    warmup: int = 50
+    warmup: int = 40
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
     whiten_input: bool = True
-    evaluate_every: int = 100
+    evaluate_every: int = 40
     patience: int | None = 8
-    checkpoint_every: int = 200
-    validation_size: int = 512
+    checkpoint_every: int = 100
+    validation_size: int = 256
     validation_leadfields: int = 4
     seed: int = 0
 
