@@ -18,7 +18,7 @@ run: $(STAMP)  ## the main job on the default head: a table and runs/quick/repor
 	$(BIN)/jaxinv run --preset quick --directory runs/quick
 
 test: $(STAMP)  ## all tests, on CPU
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(STAMP)  ## ruff and the import contract
 	$(BIN)/ruff check .

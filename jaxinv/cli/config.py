@@ -147,7 +147,8 @@ class RunConfig:
 PRESETS: dict[str, RunConfig] = {
     "quick": RunConfig(),
     "paper": RunConfig(
-        head=HeadConfig(resolution=3e-3, sources=15_684, montage="10-5-149", field=True, tolerance=1e-6),
+        head=HeadConfig(resolution=3e-3, sources=15_684, montage="10-5-149", field=True, tolerance=1e-5,
+                        n_starts=1),
         network=UNetConfig.paper(),
         training=TrainConfig(
             updates=20_000, batch_size=256, learning_rate=1e-3, warmup=500, evaluate_every=500,

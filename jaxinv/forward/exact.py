@@ -1,5 +1,6 @@
 """`FemForward`: exact finite-element leadfields, differentiable in the conductivities."""
 
+from functools import partial
 from os import PathLike
 
 import flax.struct
@@ -233,17 +234,16 @@ STORED_TYPES = (
 )  # fmt: skip
 
 
-@jax.jit
 def _transfer(forward: FemForward, conductivity):
-    return solve_poisson(
-        forward.stiffness,
-        forward.hierarchy,
-        conductivity,
-        forward.weights.columns(forward.stiffness.n_nodes),
-        forward.start.guess(conductivity),
-        forward.tolerance,
-        MAX_ITERATIONS,
-    )
+    # the guess stays outside what is compiled once, as the space that gives it grows during a build
+    guess = forward.start.guess(conductivity)
+    loads = forward.weights.columns(forward.stiffness.n_nodes)
+    return _solve(forward.stiffness, forward.hierarchy, conductivity, loads, guess, forward.tolerance)
+
+
+@partial(jax.jit, static_argnums=5)
+def _solve(stiffness, hierarchy, conductivity, loads, guess, tolerance):
+    return solve_poisson(stiffness, hierarchy, conductivity, loads, guess, tolerance, MAX_ITERATIONS)
 
 
 def _start_conductivities(head: HeadModel, count: int) -> Float[np.ndarray, "start tissue"]:

@@ -32,7 +32,7 @@ class TrainConfig:
         seed: of everything random in the run.
     """
 
-    updates: int = 440
+    updates: int = 410
     updates_per_leadfield: int = 2
     batch_size: int = 64
     learning_rate: float = 3e-3
