@@ -1,6 +1,7 @@
 """The pictures of the report, as matplotlib figures drawn without a display. Nothing here is global."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -75,7 +76,7 @@ def cortical_maps(
         row[0].text(
             -0.02,
             0.5,
-            name.replace(", ", ",\n"),
+            textwrap.fill(name, 11),
             transform=row[0].transAxes,
             ha="right",
             va="center",
