@@ -41,7 +41,7 @@ def examine(resolution: float, sources: str = "ico5") -> dict[str, float]:
 def main() -> None:
     """Examine the heads, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("resolution", type=float, nargs="+", help="in mm")
+    parser.add_argument("resolution", type=float, nargs="*", default=[4.0, 3.0, 2.0], help="in mm")
     rows = [examine(1e-3 * resolution) for resolution in parser.parse_args().resolution]
     table = Table(title="fsaverage, conforming tetrahedra")
     for name in rows[0]:
