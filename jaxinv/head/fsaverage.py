@@ -167,7 +167,10 @@ def volumetric_sources(head: HeadModel, count: int) -> SourceSpace:
 
 
 def fsaverage_electrodes(
-    names: str | tuple[str, ...] = "10-5-149", *, reference="average", field: bool = False
+    names: str | tuple[str, ...] = "10-5-149",
+    *,
+    reference: str | tuple[float, ...] | None = "average",
+    field: bool = False,
 ) -> Electrodes | SurfaceField:
     """Electrodes of a named montage, or by their 10-5 names, on fsaverage's scalp.
 

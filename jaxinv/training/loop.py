@@ -9,7 +9,9 @@ from pathlib import Path
 
 import jax
 
+from jaxinv.forward.protocol import Forward
 from jaxinv.networks import InputScaling, UNetConfig
+from jaxinv.simulate import ActivityModel, WhiteNoise
 from jaxinv.training.checkpoint import Checkpoints
 from jaxinv.training.config import TrainConfig
 from jaxinv.training.interruption import Interruption, TrainingInterrupted
@@ -52,9 +54,9 @@ class TrainResult:
 
 
 def train(
-    forward,
-    activity,
-    noise,
+    forward: Forward,
+    activity: ActivityModel,
+    noise: WhiteNoise,
     network: UNetConfig,
     config: TrainConfig,
     directory: str | Path,
