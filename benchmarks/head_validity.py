@@ -43,13 +43,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("resolution", type=float, nargs="*", default=[4.0, 3.0, 2.0], help="in mm")
     rows = [examine(1e-3 * resolution) for resolution in parser.parse_args().resolution]
-    table = Table(title="fsaverage, conforming tetrahedra")
+    table = Table("", title="fsaverage, conforming tetrahedra")
+    for _ in rows:
+        table.add_column(justify="right")
     for name in rows[0]:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            *(f"{value:.4g}" if isinstance(value, float) else f"{value:,}" for value in row.values())
-        )
+        values = [row[name] for row in rows]
+        table.add_row(name, *(f"{x:,.4g}" if isinstance(x, float) else f"{x:,}" for x in values))
     console = Console()
     console.print(table)
     displacement = 1e3 * project_electrodes(MONTAGES["10-5-149"])[1]
