@@ -25,7 +25,7 @@ from jaxinv.head.fsaverage_surfaces import (
 LevelSet = Callable[[Float[np.ndarray, "point 3"]], Float[np.ndarray, " point"]]
 
 NECK_PLANE = -0.100  # m; the head ends below this height, 28 mm under the lowest point of the skull's inside
-SKULL_THICKNESS = 7e-3  # m; adult calvarium 5 to 8 mm: Mahinda et al. 2009, doi:10.1097/SCS.0b013e3181b6c9b4
+SKULL_THICKNESS = 7e-3  # m; of an adult cranial vault: De Boer et al. 2016, doi:10.1007/s00414-016-1324-5
 SKULL_SHARE = 0.55  # at most this share of the gap between inner skull and scalp is bone
 CLEAR_OF_CEREBRUM = 2e-3  # m; tissue nearer to the pial surface is the cortex's own blurred edge
 DEEP = 3e-3  # m; ventricles and nuclei are looked for this far below the cortex
