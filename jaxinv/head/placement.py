@@ -5,7 +5,7 @@ from jaxtyping import Float
 from scipy.spatial import cKDTree
 
 from jaxinv.head.head_model import HeadModel
-from jaxinv.mesh.locate import CellLocator
+from jaxinv.mesh.locate import CellLocator, tetrahedral_coordinates
 
 INSET = 0.05  # least barycentric coordinate of a moved point: clear of the tissue's boundary
 CANDIDATES = 32
@@ -52,9 +52,7 @@ def _inset_point(
     points: Float[np.ndarray, "point 3"], corners: Float[np.ndarray, "point candidate 4 3"]
 ) -> Float[np.ndarray, "point candidate 3"]:
     """A point inside each candidate tetrahedron close to the given one: its clipped barycentrics."""
-    edges = np.swapaxes(corners[..., 1:, :] - corners[..., :1, :], -1, -2)
-    offset = points[:, None, :, None] - corners[..., 0, :, None]
-    local = np.linalg.solve(edges, offset)[..., 0]
+    local = tetrahedral_coordinates(corners, points[:, None])
     weights = np.concatenate([1 - local.sum(axis=-1, keepdims=True), local], axis=-1)
     weights = np.maximum(weights, INSET)
     return np.einsum("pck,pckx->pcx", weights / weights.sum(axis=-1, keepdims=True), corners)

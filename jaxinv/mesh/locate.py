@@ -14,7 +14,7 @@ NEWTON_STEPS = 12
 CHUNK = 4096  # positions at a time
 # Reference corners of a hexahedron in meshio's order.
 HEXAHEDRON = np.array(
-    [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1]], dtype=float
+    [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1]]
 )
 
 
@@ -99,8 +99,7 @@ class CellLocator:
     def _invert(self, cells, positions) -> Float[np.ndarray, "point 3"]:
         corners = self._corners[cells]
         if self.mesh.element.startswith("tetra"):
-            edges = corners[:, 1:] - corners[:, :1]
-            return np.linalg.solve(edges.transpose(0, 2, 1), (positions - corners[:, 0])[..., None])[..., 0]
+            return tetrahedral_coordinates(corners, positions)
         reference = np.full((len(cells), 3), 0.5)
         for _ in range(NEWTON_STEPS):
             value, slope = _trilinear(reference)
@@ -121,6 +120,15 @@ class CellLocator:
         if self.mesh.element.startswith("tetra"):
             return corners[:, 0] + np.einsum("pr,prd->pd", reference, corners[:, 1:] - corners[:, :1])
         return np.einsum("pk,pkd->pd", _trilinear(reference)[0], corners)
+
+
+def tetrahedral_coordinates(
+    corners: Float[np.ndarray, "*cell 4 3"], positions: Float[np.ndarray, "*cell 3"]
+) -> Float[np.ndarray, "*cell 3"]:
+    """Reference coordinates of positions in tetrahedra, inside or not; leading axes broadcast."""
+    edges = corners[..., 1:, :] - corners[..., :1, :]
+    offset = positions - corners[..., 0, :]
+    return np.linalg.solve(np.swapaxes(edges, -1, -2), offset[..., None])[..., 0]
 
 
 def _trilinear(reference):

@@ -5,14 +5,12 @@ import itertools
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxinv.mesh.locate import HEXAHEDRON
 from jaxinv.mesh.tetrahedra import mesh_level_sets
 from jaxinv.mesh.volume_mesh import VolumeMesh
 
 SURFACE_DENSITY = 1.7  # nodes of the ball's surface for each squared spacing
 LAYER_HEIGHT = 0.9  # of a spacing
-HEXAHEDRON_CORNERS = np.array(
-    [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1]]
-)
 
 
 def sphere_mesh(radii, n_nodes: int = 45_000, element: str = "tetra") -> VolumeMesh:
@@ -55,7 +53,7 @@ def _hexahedral(radii: Float[np.ndarray, " layer"], n_nodes: int) -> VolumeMesh:
     tissue = (distance[:, None] < radii).sum(axis=1) - 1
     if len(np.unique(tissue)) < len(radii):
         raise ValueError(f"n_nodes={n_nodes} gives cubes of {edge:.2g} m, too coarse for the layers {radii}")
-    corners = (index[:, None] + HEXAHEDRON_CORNERS).reshape(-1, 3)
+    corners = (index[:, None] + HEXAHEDRON).reshape(-1, 3)
     nodes, cells = np.unique(corners, axis=0, return_inverse=True)
     return VolumeMesh(nodes * edge, cells.reshape(-1, 8), tissue)
 
