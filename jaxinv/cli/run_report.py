@@ -119,7 +119,7 @@ def _facts(run: RunFacts, forward: FemForward) -> tuple[Facts, ...]:
         ("best validation loss (nats)", f"{min(judged):.4f}" if judged else "not evaluated"),
     )
     nominal = ", ".join(
-        f"{n} {float(s):g}" for n, s in zip(forward.tissue_names, np.asarray(forward.conductivity))
+        f"{n} {float(s):g}" for n, s in zip(forward.tissue_names, np.asarray(forward.mean_conductivity))
     )
     operator = (
         ("solver", "conjugate gradients, algebraic multigrid"),

@@ -9,8 +9,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "assembly": ["assemble_stiffness"],
-        "hierarchy": ["build_hierarchy"],
-        "loads": ["SensorLoads", "SourceLoads"],
+        "hierarchy": ["build_hierarchy", "linear_interpolation"],
+        "loads": ["Loads", "SensorLoads", "SourceLoads"],
         "multigrid": ["Hierarchy", "Level", "v_cycle"],
         "sensor_placement": ["place_sensors"],
         "solve": ["SolveReport", "solve_poisson"],

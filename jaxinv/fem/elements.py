@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 
 from jaxinv.mesh.volume_mesh import VolumeMesh
 
+NEWTON_STEPS = 8  # enough for rounding in any cell that is not folded
 CHUNK = 50_000  # cells whose geometry is computed at a time
 
 
@@ -100,10 +101,29 @@ def shape_functions(
     mesh: VolumeMesh, cell: Int[np.ndarray, " point"], local: Float[np.ndarray, "point 3"]
 ) -> tuple[Float[np.ndarray, "point node"], Float[np.ndarray, "point node 3"]]:
     """Shape functions and their gradients in space (1/m) at points given by cell and local coordinates."""
-    name = _jax_fem_name(mesh)
+    values, slopes = _tabulated(mesh, local)
+    return values, slopes @ np.linalg.inv(_jacobian(mesh, cell, slopes))
+
+
+def local_coordinates(
+    mesh: VolumeMesh, cell: Int[np.ndarray, " point"], positions: Float[np.ndarray, "point 3"]
+) -> Float[np.ndarray, "point 3"]:
+    """Local coordinates of positions (m) in given cells, by Newton's method; curved cells as they are."""
+    local = np.full(np.shape(positions), 0.25)
+    for _ in range(NEWTON_STEPS):
+        values, slopes = _tabulated(mesh, local)
+        left = positions - np.einsum("pn,pnx->px", values, mesh.points[mesh.cells[cell]])
+        local = local + np.linalg.solve(_jacobian(mesh, cell, slopes), left[..., None])[..., 0]
+    return local
+
+
+def _tabulated(mesh: VolumeMesh, local):
+    """Shape functions (point, node) and their derivatives in local coordinates (point, node, 3)."""
     with contextlib.redirect_stdout(io.StringIO()):
-        family, cell_type, _, _, degree, order = get_elements(name)
+        family, cell_type, _, _, degree, order = get_elements(_jax_fem_name(mesh))
     tabulated = basix.create_element(family, cell_type, degree).tabulate(1, local)[:, :, order, 0]
-    slopes = np.moveaxis(tabulated[1:], 0, -1)
-    jacobian = np.einsum("pnx,pnr->pxr", mesh.points[mesh.cells[cell]], slopes)
-    return tabulated[0], slopes @ np.linalg.inv(jacobian)
+    return tabulated[0], np.moveaxis(tabulated[1:], 0, -1)
+
+
+def _jacobian(mesh: VolumeMesh, cell, slopes) -> Float[np.ndarray, "point 3 3"]:
+    return np.einsum("pnx,pnr->pxr", mesh.points[mesh.cells[cell]], slopes)

@@ -10,45 +10,78 @@ from scipy import sparse
 from jaxinv.fem.csr import CsrMatrix
 from jaxinv.fem.multigrid import Hierarchy, Level
 from jaxinv.fem.stiffness import Stiffness
+from jaxinv.mesh.second_order import MIDSIDE_EDGES
+from jaxinv.mesh.volume_mesh import VolumeMesh
 
 # below the first coarse level a lower threshold keeps the matrices sparse at no cost in iterations
 STRENGTH = [("symmetric", {"theta": theta}) for theta in (0.08, 0.04)]
 COARSEST = 400  # nodes
 DAMPING = 4 / 3
+HEXAHEDRON_EDGES = (
+    (0, 1),
+    (1, 2),
+    (2, 3),
+    (3, 0),
+    (4, 5),
+    (5, 6),
+    (6, 7),
+    (7, 4),
+    (0, 4),
+    (1, 5),
+    (2, 6),
+    (3, 7),
+)
+HEXAHEDRON_FACES = ((0, 3, 7, 4), (1, 2, 6, 5), (0, 1, 5, 4), (3, 2, 6, 7), (0, 1, 2, 3), (4, 5, 6, 7))
+# The corners whose mean each node of a cell of second order is, in meshio's order.
+CORNERS_OF_NODE = {
+    "tetra10": (*((k,) for k in range(4)), *map(tuple, MIDSIDE_EDGES.tolist())),
+    "hexahedron27": (*((k,) for k in range(8)), *HEXAHEDRON_EDGES, *HEXAHEDRON_FACES, tuple(range(8))),
+}
 SAFETY = 1.05  # PyAMG's estimate of the largest eigenvalue comes from below
 
 
 def build_hierarchy(
-    stiffness: Stiffness, conductivity: Float[np.ndarray, " tissue"], dtype=jnp.float64
+    stiffness: Stiffness,
+    conductivity: Float[np.ndarray, " tissue"] | Float[np.ndarray, "tissue 3 3"],
+    interpolation: sparse.csr_array | None = None,
+    dtype=jnp.float64,
 ) -> Hierarchy:
     """Coarse levels for the stiffness matrices of a head.
 
+    Elements of second order are first coarsened to first order on the same cells.
+
     Args:
-        stiffness: of the tissues, in float64.
-        conductivity: at which the aggregates are chosen, in S/m.
+        stiffness: of the parameters, in float64.
+        conductivity: at which the aggregates are chosen; a head's `nominal_parameters`.
+        interpolation: what `linear_interpolation` gives for the mesh.
         dtype: in which the cycle will run.
     """
+    matrix = sparse.csr_matrix(stiffness.to_scipy(conductivity))
+    finest = []
+    if interpolation is not None:
+        finest, matrix = [matrix], sparse.csr_matrix(interpolation.T @ matrix @ interpolation)
     # the generator behind PyAMG's spectral estimates is NumPy's global one: seed it and put it back
     state = np.random.get_state()  # noqa: NPY002
     np.random.seed(0)  # noqa: NPY002
     try:
-        solver = pyamg.smoothed_aggregation_solver(
-            sparse.csr_matrix(stiffness.to_scipy(conductivity)), strength=STRENGTH, max_coarse=COARSEST
-        )
-        damping = [jnp.asarray(_damping(level.A), dtype=dtype) for level in solver.levels]
+        solver = pyamg.smoothed_aggregation_solver(matrix, strength=STRENGTH, max_coarse=COARSEST)
+        matrices = [*finest, *(level.A for level in solver.levels)]
+        damping = [jnp.asarray(_damping(matrix), dtype=dtype) for matrix in matrices]
     finally:
         np.random.set_state(state)  # noqa: NPY002
-    tissues = [stiffness.to_scipy(unit) for unit in np.eye(len(conductivity))]
+    prolongations = [sparse.csr_array(level.P) for level in solver.levels[:-1]]
+    if interpolation is not None:
+        prolongations.insert(0, interpolation)
+    parameters = stiffness.parameter_matrices()
     levels = []
-    for above, omega in zip(solver.levels[:-1], damping[1:]):
-        prolongation = sparse.csr_array(above.P)
+    for prolongation, omega in zip(prolongations, damping[1:], strict=True):
         restriction = prolongation.T.tocsr()
-        tissues = [restriction @ matrix @ prolongation for matrix in tissues]
+        parameters = [restriction @ matrix @ prolongation for matrix in parameters]
         levels.append(
             Level(
                 restriction=CsrMatrix.from_scipy(restriction, dtype),
                 prolongation=CsrMatrix.from_scipy(prolongation, dtype),
-                stiffness=Stiffness.from_scipy(tissues, dtype),
+                stiffness=Stiffness.from_scipy(parameters, dtype),
                 damping=omega,
             )
         )
@@ -57,6 +90,30 @@ def build_hierarchy(
         damping=damping[0],
         levels=tuple(levels),
         kernel=jnp.asarray(kernel / np.linalg.norm(kernel), dtype=dtype),
+    )
+
+
+def linear_interpolation(mesh: VolumeMesh) -> sparse.csr_array | None:
+    """From the corners of a mesh of second order to all its nodes; None for one of first order.
+
+    Returns:
+        A matrix (node, corner node), both in the order of the mesh.
+    """
+    if mesh.element not in CORNERS_OF_NODE:
+        return None
+    corners_of_node = CORNERS_OF_NODE[mesh.element]
+    corners = np.unique(mesh.corner_cells)
+    node, first = np.unique(mesh.cells, return_index=True)
+    cell, place = np.divmod(first, mesh.cells.shape[1])
+    rows, columns, weights = [], [], []
+    for local, ends in enumerate(corners_of_node):
+        at = np.flatnonzero(place == local)
+        rows.append(np.repeat(node[at], len(ends)))
+        columns.append(mesh.cells[cell[at]][:, ends].ravel())
+        weights.append(np.full(len(at) * len(ends), 1 / len(ends)))
+    column = np.searchsorted(corners, np.concatenate(columns))
+    return sparse.csr_array(
+        (np.concatenate(weights), (np.concatenate(rows), column)), shape=(mesh.n_nodes, len(corners))
     )
 
 

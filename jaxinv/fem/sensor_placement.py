@@ -4,26 +4,81 @@ import igl
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinv.fem.elements import shape_functions
+from jaxinv.fem.elements import local_coordinates, shape_functions
 from jaxinv.fem.loads import SensorLoads
+from jaxinv.fem.recovery import recover
 from jaxinv.head.head_model import HeadModel
-from jaxinv.head.sensors import Electrodes, SurfaceField
+from jaxinv.head.sensors import Contacts, Sensors, SurfaceField
+from jaxinv.mesh.locate import CellLocator
 
 MAX_DISTANCE = 10e-3  # m; a sensor farther than this from the head's surface is a mistake
 
 
 def place_sensors(
-    head: HeadModel, sensors: Electrodes | SurfaceField, dtype=jnp.float64, max_distance: float = MAX_DISTANCE
+    head: HeadModel,
+    sensors: Sensors,
+    dtype=jnp.float64,
+    max_distance: float = MAX_DISTANCE,
 ) -> SensorLoads:
-    """Projects sensors onto the head's surface and expresses them by its nodes.
+    """Expresses sensors by the nodes of the mesh.
 
-    An electrode reads the potential at the nearest point of the surface, linear between the corners of
-    the triangle there. The field is minus the potential's gradient, averaged by volume over the cells
-    around that triangle's corners that lie in the outermost tissue there.
+    Electrodes and the surface field are first projected onto the head's surface; contacts stay where
+    they are. An electrode or a contact reads the finite-element potential where it is. The field is
+    minus the gradient recovered in the tissue there (`jaxinv.fem.recovery`), without its component along
+    the surface's normal, which is zero under an insulated scalp. Derivatives in an electrode's or a
+    contact's position come from the recovered gradient too; an electrode moves along the surface.
 
     Raises:
-        ValueError: if a sensor lies farther than `max_distance` (m) from the surface.
+        ValueError: if a sensor lies farther than `max_distance` (m) from the surface, or a contact
+            outside the head.
     """
+    if isinstance(sensors, Contacts):
+        cell, points = _inside(head, sensors)
+        tangential = np.eye(3)
+    else:
+        cell, points, normal = _on_surface(head, sensors, max_distance)
+        tangential = np.eye(3) - normal[:, :, None] * normal[:, None, :]
+    recovered = recover(head.mesh, cell, points)
+    if not isinstance(sensors, SurfaceField):
+        values, _ = shape_functions(head.mesh, cell, local_coordinates(head.mesh, cell, points))
+        return _potentials(head.mesh.cells[cell], values, recovered, tangential, dtype)
+    count, width = recovered.nodes.shape
+    slope = -np.einsum("exw,ekwy,eyz->exkz", tangential, recovered.hessian, tangential)
+    return _loads(
+        np.repeat(recovered.nodes, 3, axis=0),
+        -np.swapaxes(recovered.gradient @ tangential, 1, 2).reshape(3 * count, width),
+        slope.reshape(3 * count, width, 3),
+        dtype,
+    )
+
+
+def _potentials(own, values, recovered, tangential, dtype) -> SensorLoads:
+    """Values from the shape functions of the sensors' own cells, slopes from the recovered gradients."""
+    width = recovered.nodes.shape[1]
+    slope = np.concatenate([np.zeros((*own.shape, 3)), recovered.gradient @ tangential], axis=1)
+    weights = np.concatenate([values, np.zeros((len(own), width))], axis=1)
+    return _loads(np.concatenate([own, recovered.nodes], axis=1), weights, slope, dtype)
+
+
+def _loads(nodes, weights, slope, dtype) -> SensorLoads:
+    weights, slope = (jnp.asarray(array, dtype=dtype) for array in (weights, slope))
+    return SensorLoads(jnp.asarray(nodes, dtype=jnp.int32), weights, slope)
+
+
+def _inside(head, sensors):
+    positions = np.asarray(sensors.positions, dtype=np.float64)
+    cell, _, distance = CellLocator(head.mesh).find(positions)
+    outside = np.flatnonzero(distance > 0)
+    if outside.size:
+        listed = {sensors.names[i]: f"{1e3 * distance[i]:.1f} mm" for i in outside[:5]}
+        raise ValueError(
+            f"{outside.size} contacts lie outside the head: {listed}; positions are in metres in the "
+            "head's own frame: transform them first, or leave them out"
+        )
+    return cell, positions
+
+
+def _on_surface(head, sensors, max_distance):
     mesh = head.mesh
     faces = mesh.boundary_faces()
     squared, face, closest = igl.point_mesh_squared_distance(
@@ -36,46 +91,11 @@ def place_sensors(
             f"{far.size} electrodes lie more than {1e3 * max_distance:g} mm from the head's surface: "
             f"{listed}; positions are in metres in the head's own frame: transform or project them first"
         )
-    corners = faces[face]
-    if isinstance(sensors, SurfaceField):
-        nodes, weights = _field(head, corners)
-    else:
-        nodes, weights = corners, _barycentric(closest, mesh.points[corners])
-    return SensorLoads(jnp.asarray(nodes, dtype=jnp.int32), jnp.asarray(weights, dtype=dtype))
+    corners = mesh.points[faces[face]]
+    share = igl.barycentric_coordinates(closest, *(np.ascontiguousarray(corners[:, k]) for k in range(3)))
+    normal = np.einsum("ek,ekx->ex", share, _vertex_normals(mesh.points, faces)[faces[face]])
+    return mesh.boundary_cells()[face], closest, normal / np.linalg.norm(normal, axis=1, keepdims=True)
 
 
-def _barycentric(points, triangles):
-    one, two = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
-    offset = points - triangles[:, 0]
-    gram = np.stack([np.stack([(a * b).sum(axis=1) for a in (one, two)], -1) for b in (one, two)], -2)
-    right = np.stack([(offset * a).sum(axis=1) for a in (one, two)], axis=-1)
-    rest = np.linalg.solve(gram, right[..., None])[..., 0]
-    return np.concatenate([1 - rest.sum(axis=1, keepdims=True), rest], axis=1)
-
-
-def _field(head, corners):
-    """Nodes and weights of −∇φ: three channels for each triangle of surface corners."""
-    mesh = head.mesh
-    touching = np.flatnonzero(np.isin(mesh.cells, corners).any(axis=1))
-    centre = np.full((len(touching), 3), 0.25 if mesh.element.startswith("tetra") else 0.5)
-    _, gradients = shape_functions(mesh, touching, centre)
-    rows = []
-    for triangle in corners:
-        around = np.flatnonzero(np.isin(mesh.cells[touching], triangle).any(axis=1))
-        labels = mesh.tissue[touching[around]]
-        outermost = np.isin(mesh.cells[touching[around]], triangle).sum(axis=1).argmax()
-        around = around[labels == labels[outermost]]
-        share = mesh.volumes[touching[around]]
-        weighted = -(share / share.sum())[:, None, None] * gradients[around]
-        nodes, place = np.unique(mesh.cells[touching[around]], return_inverse=True)
-        sums = np.stack(
-            [np.bincount(place.ravel(), weighted[..., k].ravel(), minlength=len(nodes)) for k in range(3)]
-        )
-        rows.append((nodes, sums))
-    width = max(len(nodes) for nodes, _ in rows)
-    all_nodes = np.zeros((3 * len(rows), width), dtype=np.int64)
-    weights = np.zeros((3 * len(rows), width))
-    for i, (nodes, sums) in enumerate(rows):
-        all_nodes[3 * i : 3 * i + 3, : len(nodes)] = nodes
-        weights[3 * i : 3 * i + 3, : len(nodes)] = sums
-    return all_nodes, weights
+def _vertex_normals(points, faces):
+    return igl.per_vertex_normals(points, faces.astype(np.int64))

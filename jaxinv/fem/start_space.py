@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxinv.fem.stiffness import Stiffness
+from jaxinv.fem.stiffness import Parameters, Stiffness
 
 
 @flax.struct.dataclass
@@ -17,29 +17,30 @@ class StartSpace:
 
     Attributes:
         basis: potentials, orthonormal for each channel.
-        projected: each tissue's stiffness in the basis of each channel, in m.
+        projected: each parameter's stiffness matrix in the basis of each channel.
         loads: right-hand side of each channel in its basis.
     """
 
     basis: Float[Array, "mode node channel"]
-    projected: Float[Array, "channel tissue mode mode"]
+    projected: Float[Array, "channel parameter mode mode"]
     loads: Float[Array, "channel mode"]
 
     @classmethod
     def empty(cls, stiffness: Stiffness, n_channels: int, dtype) -> "StartSpace":
         """A space of no modes, whose guess is zero."""
-        n_tissues = stiffness.values.shape[0]
+        n_parameters = stiffness.values.shape[0]
         return cls(
             jnp.zeros((0, stiffness.n_nodes, n_channels), dtype),
-            jnp.zeros((n_channels, n_tissues, 0, 0), dtype),
+            jnp.zeros((n_channels, n_parameters, 0, 0), dtype),
             jnp.zeros((n_channels, 0), dtype),
         )
 
-    def guess(self, conductivity: Float[Array, " tissue"]) -> Float[Array, "node channel"]:
+    def guess(self, conductivity: Parameters) -> Float[Array, "node channel"]:
         """Galerkin solution at a conductivity (S/m), in V."""
         if self.basis.shape[0] == 0:
             return jnp.zeros(self.basis.shape[1:], self.basis.dtype)
-        matrices = jnp.einsum("t,ctij->cij", conductivity, self.projected, precision="highest")
+        factors = Stiffness.coefficients(conductivity)
+        matrices = jnp.einsum("p,cpij->cij", factors, self.projected, precision="highest")
         weights = jnp.linalg.solve(matrices, self.loads[..., None])[..., 0]
         return _combined(self.basis, weights.T)
 

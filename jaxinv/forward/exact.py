@@ -13,14 +13,16 @@ from scipy.stats import qmc
 
 from jaxinv import fem
 from jaxinv.fem.csr import CsrMatrix
-from jaxinv.fem.loads import SensorLoads, SourceLoads
+from jaxinv.fem.loads import Loads, SensorLoads, SourceLoads
 from jaxinv.fem.multigrid import Hierarchy, Level
 from jaxinv.fem.solve import SolveReport, solve_poisson
 from jaxinv.fem.start_space import StartSpace
-from jaxinv.fem.stiffness import Stiffness
+from jaxinv.fem.stiffness import Parameters, Stiffness
 from jaxinv.forward.files import read_pytree, write_pytree
+from jaxinv.forward.placement import place_sensors, place_sources
+from jaxinv.head.conductivity import Conductivity, ConductivityKind, is_positive
 from jaxinv.head.head_model import HeadModel
-from jaxinv.head.sensors import Electrodes, SurfaceField
+from jaxinv.head.sensors import Contacts, Electrodes, Sensors, SurfaceField
 from jaxinv.head.source_space import SourceSpace
 from jaxinv.tissues import conductivity_range
 
@@ -42,9 +44,11 @@ class FemForward:
         loads: of unit dipoles at the sources.
         weights: of the sensors on the nodes.
         start: potentials solved for at the build; every solve begins at their best combination.
-        conductivity: nominal, in S/m.
+        conductivity: nominal, in S/m: of each tissue, (tissue,) or (tissue, 3, 3); of a head with a tensor
+            for each cell the mean of each tissue.
         sources: the source space.
         sensors: electrodes or surface field.
+        conductivity_kind: "scalar", "tensor" or "cell tensor", as the head has it.
         tissue_names: one a conductivity.
         source_model: name of the source model.
         tolerance: relative residual to which every channel is solved.
@@ -53,12 +57,13 @@ class FemForward:
 
     stiffness: Stiffness
     hierarchy: Hierarchy
-    loads: SourceLoads
+    loads: Loads
     weights: SensorLoads
     start: StartSpace
-    conductivity: Float[Array, " tissue"]
+    conductivity: Parameters
     sources: SourceSpace
-    sensors: Electrodes | SurfaceField
+    sensors: Sensors
+    conductivity_kind: ConductivityKind = flax.struct.field(pytree_node=False)
     tissue_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
     source_model: str = flax.struct.field(pytree_node=False)
     tolerance: float = flax.struct.field(pytree_node=False)
@@ -69,9 +74,9 @@ class FemForward:
         cls,
         head: HeadModel,
         sources: SourceSpace,
-        sensors: Electrodes | SurfaceField,
+        sensors: Sensors,
         *,
-        source_model: str = "partial-integration",
+        source_model: str = "recovery",
         tolerance: float = 1e-8,
         dtype: str = "float64",
         n_starts: int = 1,
@@ -82,8 +87,9 @@ class FemForward:
             head: mesh, tissues and conductivities.
             sources: where current flows; with normals the leadfield is (channel, source), without
                 (channel, source, 3).
-            sensors: electrodes or surface field.
-            source_model: a key of `jaxinv.fem.SOURCE_MODELS`.
+            sensors: electrodes, contacts or surface field.
+            source_model: a key of `jaxinv.fem.SOURCE_MODELS`; "recovery" is the most accurate and the
+                only one with a derivative in the position.
             tolerance: relative residual of each channel's solve. 1e-8 is for work, 1e-12 for tests of
                 gradients and identities, 1e-5 in single precision for training.
             dtype: "float64", or "float32" for training.
@@ -98,17 +104,23 @@ class FemForward:
             RuntimeError: if the nominal solve does not converge.
         """
         _check_options(source_model, tolerance, dtype, n_starts)
-        weights = fem.place_sensors(head, sensors, dtype=dtype)
-        loads = _place(head, sources, source_model, dtype)
-        assembled = fem.assemble_stiffness(head.mesh, len(head.tissue_names))
-        hierarchy = fem.build_hierarchy(assembled, head.conductivity, dtype=dtype)
+        weights = place_sensors(head, sensors, dtype)
+        loads = place_sources(head, sources, source_model, dtype)
+        assembled = fem.assemble_stiffness(head.mesh, head.n_tissues, head.conductivity)
+        hierarchy = fem.build_hierarchy(
+            assembled, head.nominal_parameters, fem.linear_interpolation(head.mesh), dtype=dtype
+        )
         forward = cls(
             stiffness=assembled.astype(dtype),
             hierarchy=hierarchy,
             loads=loads,
             weights=weights,
             start=StartSpace.empty(assembled, sensors.n_channels, dtype),
-            conductivity=jnp.asarray(head.conductivity, dtype=dtype),
+            conductivity=jnp.asarray(
+                head.mean_conductivity if head.conductivity_kind == "cell tensor" else head.conductivity,
+                dtype,
+            ),
+            conductivity_kind=head.conductivity_kind,
             sources=jax.tree.map(jnp.asarray, sources),
             sensors=jax.tree.map(jnp.asarray, sensors),
             tissue_names=head.tissue_names,
@@ -117,7 +129,7 @@ class FemForward:
             head=head,
         )
         columns = weights.columns(head.mesh.n_nodes)
-        for conductivity in _start_conductivities(head, n_starts):
+        for conductivity in _start_conductivities(forward, n_starts):
             potential, report = _transfer(forward, jnp.asarray(conductivity, dtype=dtype))
             _require_convergence(report, conductivity)
             forward = forward.replace(start=forward.start.extended(forward.stiffness, potential, columns))
@@ -128,27 +140,36 @@ class FemForward:
         conductivity: Float[Array, " tissue"] | None = None,
         *,
         sources: SourceSpace | None = None,
-        sensors: Electrodes | SurfaceField | None = None,
+        sensors: Sensors | None = None,
     ) -> Float[Array, "channel source"] | Float[Array, "channel source 3"]:
         """Leadfield in V/(A m) (V/m per A m for a surface field), in the sensors' reference.
 
-        Differentiable in the conductivity (`jvp`, `vjp`, higher orders), and usable under `jit` and
-        `vmap`.
+        Differentiable in the conductivity (`jvp`, `vjp`, higher orders), in the sources' moments, and
+        once in the positions of `sources` and `sensors`; usable under `jit` and `vmap`.
 
         Args:
-            conductivity: of each tissue, in S/m; nominal when None.
-            sources: other sources than those of the build; placed on the host, so not traceable.
+            conductivity: of each tissue, in S/m; nominal when None. In a head with tensors these are
+                mean conductivities (a third of the trace), to which the tensors are scaled; a head with a
+                tensor for each tissue also takes tensors (tissue, 3, 3), whose symmetric part counts.
+            sources: other sources than those of the build; placed on the host.
             sensors: other sensors; placed on the host, and solved for.
 
         Raises:
-            ValueError: for a conductivity of the wrong shape, or not positive.
+            ValueError: for a conductivity of the wrong shape, or not positive; for traced source
+                positions with a source model that has no derivative in them.
             RuntimeError: if the solver does not converge. Under `jit`, where nothing can be raised,
                 the rows that did not converge are NaN.
         """
-        potential = self._potential(conductivity, sensors)
-        loads = self.loads if sources is None else self._placed(sources)
+        conductivity = self._checked(conductivity)
+        dtype = self.conductivity.dtype
+        loads = (
+            self.loads if sources is None else place_sources(self._head(), sources, self.source_model, dtype)
+        )
+        weights = None if sensors is None else place_sensors(self._head(), sensors, dtype)
+        potential = self._potential(conductivity, weights)
+        field = loads.field(potential, conductivity)
+        field = field + loads.direct(self.weights if weights is None else weights, conductivity)
         sources = self.sources if sources is None else sources
-        field = jnp.einsum("skc,skx->csx", potential[loads.nodes], loads.weights)
         if sources.is_fixed:
             field = jnp.einsum("csx,sx->cs", field, jnp.asarray(sources.normals, dtype=field.dtype))
         operator = (self.sensors if sensors is None else sensors).reference_operator(field.dtype)
@@ -161,11 +182,11 @@ class FemForward:
 
         Differentiable and checked as `leadfield` is.
         """
-        return self._potential(conductivity, None).T
+        return self._potential(self._checked(conductivity)).T
 
     def stiffness_matrix(self, conductivity: Float[np.ndarray, " tissue"] | None = None) -> sparse.csr_array:
         """K(σ) as a SciPy matrix (node, node), in S."""
-        return self.stiffness.to_scipy(np.asarray(self._checked(conductivity)))
+        return self.stiffness.to_scipy(np.asarray(self._parameters(self._checked(conductivity))))
 
     def solve_report(self, conductivity: Float[Array, " tissue"] | None = None) -> SolveReport:
         """What the solver reaches at a conductivity: convergence, iterations and residuals."""
@@ -187,37 +208,45 @@ class FemForward:
         _check_dtype(forward.conductivity.dtype)
         return jax.tree.map(jnp.asarray, forward)
 
+    @property
+    def mean_conductivity(self) -> Float[Array, " tissue"]:
+        """Nominal conductivity of each tissue, in S/m; of a tensor a third of the trace."""
+        if self.conductivity_kind == "tensor":
+            return jnp.trace(self.conductivity, axis1=1, axis2=2) / 3
+        return self.conductivity
+
     def _checked(self, conductivity):
         if conductivity is None:
             return self.conductivity
-        shape = (len(self.tissue_names),)
-        if jnp.shape(conductivity) != shape:
+        shapes = dict.fromkeys([(len(self.tissue_names),), self.conductivity.shape])
+        if jnp.shape(conductivity) not in shapes:
             raise ValueError(
-                f"conductivity must have shape {shape}, one value in S/m for each of {self.tissue_names}; "
-                f"found {jnp.shape(conductivity)}"
+                f"conductivity must have shape {' or '.join(map(str, shapes))}, in S/m for each of "
+                f"{self.tissue_names}; found {jnp.shape(conductivity)}"
             )
         if not isinstance(conductivity, jax.core.Tracer):
-            bad = ~(np.asarray(conductivity) > 0)
+            bad = ~is_positive(np.asarray(conductivity))
             if bad.any():
                 named = [name for name, b in zip(self.tissue_names, bad) if b]
                 raise ValueError(f"conductivity must be positive, in S/m; that of {named} is not")
         return jnp.asarray(conductivity, dtype=self.conductivity.dtype)
 
-    def _potential(self, conductivity, sensors):
-        conductivity = self._checked(conductivity)
+    def _parameters(self, conductivity) -> Parameters:
+        """What the stiffness is linear in: values or tensors in S/m, or scales of the cells' tensors."""
+        if self.conductivity_kind == "scalar" or conductivity.ndim == 3:
+            return conductivity
+        ratio = conductivity / self.mean_conductivity
+        return ratio if self.conductivity_kind == "cell tensor" else ratio[:, None, None] * self.conductivity
+
+    def _potential(self, conductivity, weights=None):
         forward = self
-        if sensors is not None:
-            dtype = self.conductivity.dtype
-            weights = fem.place_sensors(self._head(), sensors, dtype=dtype)
-            start = StartSpace.empty(self.stiffness, sensors.n_channels, dtype)
+        if weights is not None:
+            start = StartSpace.empty(self.stiffness, weights.nodes.shape[0], self.conductivity.dtype)
             forward = self.replace(weights=weights, start=start)
         potential, report = _transfer(forward, conductivity)
         if not isinstance(report.iterations, jax.core.Tracer):
             _require_convergence(report, conductivity)
         return potential
-
-    def _placed(self, sources):
-        return _place(self._head(), sources, self.source_model, self.conductivity.dtype)
 
     def _head(self) -> HeadModel:
         if self.head is None:
@@ -229,16 +258,17 @@ class FemForward:
 
 
 STORED_TYPES = (
-    CsrMatrix, Electrodes, FemForward, Hierarchy, Level, SensorLoads, SourceLoads, SourceSpace, Stiffness,
-    StartSpace, SurfaceField,
+    Contacts, CsrMatrix, Electrodes, FemForward, Hierarchy, Level, SensorLoads, SourceLoads, SourceSpace,
+    Stiffness, StartSpace, SurfaceField,
 )  # fmt: skip
 
 
 def _transfer(forward: FemForward, conductivity):
     # the guess stays outside what is compiled once, as the space that gives it grows during a build
-    guess = forward.start.guess(conductivity)
+    parameters = forward._parameters(conductivity)
+    guess = forward.start.guess(parameters)
     loads = forward.weights.columns(forward.stiffness.n_nodes)
-    return _solve(forward.stiffness, forward.hierarchy, conductivity, loads, guess, forward.tolerance)
+    return _solve(forward.stiffness, forward.hierarchy, parameters, loads, guess, forward.tolerance)
 
 
 @partial(jax.jit, static_argnums=5)
@@ -246,20 +276,19 @@ def _solve(stiffness, hierarchy, conductivity, loads, guess, tolerance):
     return solve_poisson(stiffness, hierarchy, conductivity, loads, guess, tolerance, MAX_ITERATIONS)
 
 
-def _start_conductivities(head: HeadModel, count: int) -> Float[np.ndarray, "start tissue"]:
+def _nominal(head: HeadModel) -> Conductivity:
+    return head.mean_conductivity if head.conductivity_kind == "cell tensor" else head.conductivity
+
+
+def _start_conductivities(forward: FemForward, count: int) -> list[Float[np.ndarray, "tissue ..."]]:
     """Nominal conductivities, and points of a Sobol sequence in the logarithms of their ranges."""
-    if count == 1:
-        return head.conductivity[None]
-    low, high = np.log(conductivity_range(head.tissue_names))
-    sobol = qmc.Sobol(len(head.tissue_names), scramble=False)
-    sobol.fast_forward(1)  # the first point is a corner of the box
-    points = sobol.random(count - 1)
-    return np.concatenate([head.conductivity[None], np.exp(low + points * (high - low))])
-
-
-def _place(head, sources, source_model, dtype) -> SourceLoads:
-    loads = fem.SOURCE_MODELS[source_model](head, sources)
-    return loads.replace(weights=loads.weights.astype(dtype))
+    starts = [np.asarray(forward.conductivity)]
+    if count > 1:
+        low, high = np.log(conductivity_range(forward.tissue_names))
+        sobol = qmc.Sobol(len(forward.tissue_names), scramble=False)
+        sobol.fast_forward(1)  # the first point is a corner of the box
+        starts += list(np.exp(low + sobol.random(count - 1) * (high - low)))
+    return starts
 
 
 def _check_options(source_model, tolerance, dtype, n_starts) -> None:

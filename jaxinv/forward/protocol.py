@@ -4,7 +4,7 @@ from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
-from jaxinv.head.sensors import Electrodes, SurfaceField
+from jaxinv.head.sensors import Sensors
 from jaxinv.head.source_space import SourceSpace
 
 
@@ -20,7 +20,7 @@ class Forward(Protocol):
     """
 
     sources: SourceSpace
-    sensors: Electrodes | SurfaceField
+    sensors: Sensors
     tissue_names: tuple[str, ...]
     conductivity: Float[Array, " tissue"]
 
@@ -29,7 +29,7 @@ class Forward(Protocol):
         conductivity: Float[Array, " tissue"] | None = None,
         *,
         sources: SourceSpace | None = None,
-        sensors: Electrodes | SurfaceField | None = None,
+        sensors: Sensors | None = None,
     ) -> Float[Array, "channel source"] | Float[Array, "channel source 3"]:
         """Referenced leadfield in V/(A m); pure, usable under `jit`, `vmap`, `jvp` and `vjp`."""
         ...

@@ -7,6 +7,7 @@ from os import PathLike
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxinv.head.conductivity import Conductivity, ConductivityKind, check_conductivity, conductivity_kind
 from jaxinv.mesh.volume_mesh import VolumeMesh
 
 
@@ -17,16 +18,18 @@ class HeadModel:
     Attributes:
         mesh: the volume mesh.
         tissue_names: one name a label, outermost first by custom.
-        conductivity: nominal conductivity of each tissue, in S/m.
+        conductivity: nominal, in S/m: one value a tissue, one symmetric positive definite tensor a tissue
+            (tissue, 3, 3), or one a cell (cell, 3, 3), as diffusion imaging gives. As many tensors as
+            tissues are taken as one a tissue.
 
     Raises:
-        ValueError: if a label of the mesh has no name, a name no cell, or a conductivity is missing,
-            not finite, zero or negative.
+        ValueError: if a label of the mesh has no name, a name no cell, or a conductivity is missing, not
+            finite, not positive (definite) or not symmetric.
     """
 
     mesh: VolumeMesh
     tissue_names: tuple[str, ...]
-    conductivity: Float[np.ndarray, " tissue"]
+    conductivity: Conductivity
 
     def __post_init__(self):
         object.__setattr__(self, "tissue_names", tuple(self.tissue_names))
@@ -43,15 +46,48 @@ class HeadModel:
         if (counts == 0).any():
             missing = [name for name, count in zip(self.tissue_names, counts) if count == 0]
             raise ValueError(f"no cell of the mesh is labelled {missing}: drop the names or refine the mesh")
-        if self.conductivity.shape != (len(self.tissue_names),):
-            raise ValueError(
-                f"conductivity must give one value for each of {self.tissue_names}, "
-                f"not an array of shape {self.conductivity.shape}"
-            )
-        bad = ~(np.isfinite(self.conductivity) & (self.conductivity > 0))
-        if bad.any():
-            named = {name: float(v) for name, v, b in zip(self.tissue_names, self.conductivity, bad) if b}
-            raise ValueError(f"conductivities must be positive and finite, in S/m; found {named}")
+        check_conductivity(self.conductivity, self.tissue_names, self.mesh.n_cells)
+
+    @property
+    def n_tissues(self) -> int:
+        """Number of tissues."""
+        return len(self.tissue_names)
+
+    @property
+    def conductivity_kind(self) -> ConductivityKind:
+        """Form of the conductivity: "scalar" or "tensor", one a tissue, or "cell tensor"."""
+        return conductivity_kind(self.conductivity, self.n_tissues)
+
+    @property
+    def nominal_parameters(self) -> Float[np.ndarray, " tissue"] | Float[np.ndarray, "tissue 3 3"]:
+        """Nominal value of what the stiffness matrix is linear in.
+
+        The conductivity, in S/m, where it is given by tissue. Tensors of cells are fixed data: what may
+        vary is a dimensionless scale of each tissue's tensors, nominally 1.
+        """
+        return np.ones(self.n_tissues) if self.conductivity_kind == "cell tensor" else self.conductivity
+
+    @property
+    def mean_conductivity(self) -> Float[np.ndarray, " tissue"]:
+        """A third of the tensors' trace, averaged over the volume of each tissue, in S/m."""
+        if self.conductivity_kind == "scalar":
+            return self.conductivity
+        trace = np.trace(self.conductivity, axis1=1, axis2=2) / 3
+        if self.conductivity_kind == "tensor":
+            return trace
+        total, volume = (
+            np.bincount(self.mesh.tissue, weights, self.n_tissues)
+            for weights in (trace * self.mesh.volumes, self.mesh.volumes)
+        )
+        return total / volume
+
+    def cell_tensors(self) -> Float[np.ndarray, "cell 3 3"]:
+        """Conductivity tensor of each cell, in S/m, whatever the form; a new array."""
+        if self.conductivity_kind == "cell tensor":
+            return self.conductivity.copy()
+        if self.conductivity_kind == "tensor":
+            return self.conductivity[self.mesh.tissue]
+        return self.conductivity[self.mesh.tissue, None, None] * np.eye(3)
 
     def label(self, tissue_name: str) -> int:
         """Label of a tissue.

@@ -1,5 +1,6 @@
-"""What is measured: potentials at electrodes, or the electric field under them."""
+"""What is measured: potentials at electrodes and contacts, or the electric field under electrodes."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -27,20 +28,9 @@ def _default_names(positions, names) -> tuple[str, ...]:
     return tuple(f"E{i + 1}" for i in range(len(positions))) if names is None else tuple(names)
 
 
-@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, eq=False)
-class Electrodes:
-    """Potentials at electrodes on the scalp. A pytree; positions are its array.
-
-    Attributes:
-        positions: in m, on or near the scalp.
-        names: one a channel; E1, E2, … when None.
-        reference: "average", None (the potential whose mean over the head is zero), or weights
-            (channel,) that sum to 1: the reference is the weighted mean of the channels.
-
-    Raises:
-        ValueError: for a wrong shape, a name twice, or weights that do not sum to 1.
-    """
+class _Potentials:
+    """Potentials at points, one channel each, and their reference."""
 
     positions: Float[Array, "channel 3"]
     names: tuple[str, ...] | None = None
@@ -73,6 +63,10 @@ class Electrodes:
         """Names of the channels."""
         return self.names
 
+    def at(self, positions: Float[Array, "channel 3"]):
+        """The same channels at other positions, in m."""
+        return dataclasses.replace(self, positions=positions)
+
     def reference_operator(self, dtype=None) -> Float[Array, "channel channel"]:
         """Matrix that takes unreferenced channels to referenced ones."""
         eye = jnp.eye(self.n_channels, dtype=dtype)
@@ -93,6 +87,39 @@ class Electrodes:
         for name, value in zip(("positions", "names", "reference"), (*leaves, *statics)):
             object.__setattr__(new, name, value)
         return new
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True, eq=False)
+class Electrodes(_Potentials):
+    """Potentials at electrodes on the scalp. A pytree; positions are its array.
+
+    Attributes:
+        positions: in m, on or near the scalp.
+        names: one a channel; E1, E2, … when None.
+        reference: "average", None (the potential whose mean over the head is zero), or weights
+            (channel,) that sum to 1: the reference is the weighted mean of the channels.
+
+    Raises:
+        ValueError: for a wrong shape, a name twice, or weights that do not sum to 1.
+    """
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True, eq=False)
+class Contacts(_Potentials):
+    """Potentials at contacts of stereo-EEG or depth electrodes, anywhere inside the head. A pytree.
+
+    A contact is a point; that its shaft does not conduct is not modelled.
+
+    Attributes:
+        positions: in m, inside the head.
+        names: one a channel; E1, E2, … when None.
+        reference: as of `Electrodes`, over the contacts.
+
+    Raises:
+        ValueError: for a wrong shape, a name twice, or weights that do not sum to 1.
+    """
 
 
 @jax.tree_util.register_pytree_node_class
@@ -128,6 +155,10 @@ class SurfaceField:
         """Names of the channels: the electrode's and the component's."""
         return tuple(name + component for name in self.names for component in FIELD_COMPONENTS)
 
+    def at(self, positions: Float[Array, "electrode 3"]) -> "SurfaceField":
+        """The same electrodes at other positions, in m."""
+        return dataclasses.replace(self, positions=positions)
+
     def reference_operator(self, dtype=None) -> Float[Array, "channel channel"]:
         """The identity: a gradient has no reference."""
         return jnp.eye(self.n_channels, dtype=dtype)
@@ -143,3 +174,6 @@ class SurfaceField:
         for name, value in zip(("positions", "names"), (*leaves, *statics)):
             object.__setattr__(new, name, value)
         return new
+
+
+Sensors = Electrodes | Contacts | SurfaceField

@@ -13,14 +13,18 @@ TISSUES_BY_LAYERS = {
 }
 
 
-def sphere_head(radii, conductivity, n_nodes: int = 45_000, element: str = "tetra") -> HeadModel:
+def sphere_head(
+    radii, conductivity, n_nodes: int = 45_000, element: str = "tetra", *, adapt: float = 0.0
+) -> HeadModel:
     """Head of concentric spheres around the origin.
 
     Args:
         radii: of the layers, outermost first, in m.
         conductivity: of the layers, outermost first, in S/m.
         n_nodes: about how many nodes to make.
-        element: "tetra" or "hexahedron".
+        element: "tetra", "tetra10" or "hexahedron".
+        adapt: shift factor of geometry-adapted hexahedra: 0 for cubes, to 0.49; the last is the most
+            accurate.
 
     Returns:
         The head. Up to four layers are named scalp, skull, csf and brain (those there are); more are
@@ -37,4 +41,4 @@ def sphere_head(radii, conductivity, n_nodes: int = 45_000, element: str = "tetr
         )
     numbered = (*(f"layer{k + 1}" for k in range(len(radii) - 1)), "brain")
     names = TISSUES_BY_LAYERS.get(len(radii), numbered)
-    return HeadModel(sphere_mesh(radii, n_nodes, element), names, conductivity)
+    return HeadModel(sphere_mesh(radii, n_nodes, element, adapt=adapt), names, conductivity)

@@ -131,16 +131,25 @@ class VolumeMesh:
         )
         return connected_components(graph, directed=False, return_labels=False)
 
-    def boundary_faces(self) -> Int[np.ndarray, "face 3"]:
-        """Triangles of the outer surface, wound outwards, by corner nodes (a square gives two)."""
+    @cached_property
+    def _boundary(self) -> tuple[Int[np.ndarray, "face 3"], Int[np.ndarray, " face"]]:
         corners = self.corner_cells
         local = np.array(CORNER_FACES["tetra" if corners.shape[1] == 4 else "hexahedron"])
         faces = corners[:, local].reshape(-1, local.shape[1])
         _, first, count = np.unique(np.sort(faces, axis=1), axis=0, return_index=True, return_counts=True)
-        faces = faces[np.sort(first[count == 1])]
+        outer = np.sort(first[count == 1])
+        faces, cells = faces[outer], outer // len(local)
         if faces.shape[1] == 4:
-            faces = np.concatenate([faces[:, [0, 1, 2]], faces[:, [0, 2, 3]]])
-        return faces
+            faces, cells = np.concatenate([faces[:, [0, 1, 2]], faces[:, [0, 2, 3]]]), np.tile(cells, 2)
+        return faces, cells
+
+    def boundary_faces(self) -> Int[np.ndarray, "face 3"]:
+        """Triangles of the outer surface, wound outwards, by corner nodes (a square gives two)."""
+        return self._boundary[0]
+
+    def boundary_cells(self) -> Int[np.ndarray, " face"]:
+        """The cell behind each of the triangles of `boundary_faces`."""
+        return self._boundary[1]
 
     def nodes_of(self, *labels: int) -> Int[np.ndarray, " node"]:
         """Sorted nodes of all cells that bear one of the labels."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxinv.forward.sphere import sphere_leadfield
+from jaxinv.forward.sphere import sphere_field, sphere_leadfield
 
 RADII, CONDUCTIVITY = np.array([0.092, 0.086, 0.080, 0.078]), np.array([0.33, 0.01, 1.79, 0.33])
 
@@ -25,12 +25,98 @@ def homogeneous(positions, moments, electrodes, radius, conductivity):
     return potential - potential.mean(axis=0)
 
 
-@pytest.mark.parametrize("eccentricity", [0.0, 0.3, 0.9, 0.99, 0.995])
-def test_one_layer_has_a_closed_form(eccentricity):
+def homogeneous_field(positions, moments, points, radius, conductivity):
+    """Minus the surface gradient of the closed form, by complex steps along two tangents."""
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    first = np.cross(unit, [0.3, -0.8, 0.52])
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    field = 0.0
+    for tangent in (first, np.cross(unit, first)):
+        r = radius * unit + 1e-30j * tangent
+        d = r[:, None] - positions[None]
+        length = np.sqrt((d * d).sum(axis=2))[..., None]
+        inner = np.einsum("ck,csk->cs", r, d)[..., None]
+        kernel = 2 * d / length**3 + (d / length + r[:, None] / radius) / (radius * length + inner)
+        slope = np.einsum("csk,sk->cs", kernel, moments).imag / 1e-30 / (4 * np.pi * conductivity)
+        field = field - slope[:, None] * tangent[..., None]
+    return field
+
+
+# one layer, which uses the closed form itself, and the series: the same sphere in two layers
+HOMOGENEOUS = [([0.09], [0.3]), ([0.09, 0.09 * 0.9999], [0.3, 0.3])]
+
+
+@pytest.mark.parametrize(("radii", "conductivity"), HOMOGENEOUS)
+@pytest.mark.parametrize("eccentricity", [0.0, 0.3, 0.9, 0.99, 0.995, 0.999])
+def test_a_homogeneous_sphere_has_a_closed_form(eccentricity, radii, conductivity):
     positions, moments, electrodes = 0.09 * eccentricity * directions(6), directions(6, 1), directions(30, 2)
-    ours = sphere_leadfield(positions, moments, electrodes, [0.09], [0.3])
+    electrodes[0] = positions[0] if eccentricity else electrodes[0]
+    ours = sphere_leadfield(positions, moments, electrodes, radii, conductivity)
     theirs = homogeneous(positions, moments, electrodes, 0.09, 0.3)
-    np.testing.assert_allclose(ours, theirs, atol=1e-8 * np.abs(theirs).max())
+    np.testing.assert_allclose((ours - theirs) / np.abs(theirs).max(axis=0), 0, atol=1e-8)
+
+
+@pytest.mark.parametrize(("radii", "conductivity"), HOMOGENEOUS)
+@pytest.mark.parametrize("eccentricity", [0.0, 0.5, 0.99, 0.999])
+def test_the_field_of_a_homogeneous_sphere_has_a_closed_form(eccentricity, radii, conductivity):
+    positions, moments, points = 0.09 * eccentricity * directions(4), directions(4, 1), directions(12, 2)
+    ours = sphere_field(positions, moments, points, radii, conductivity)
+    theirs = homogeneous_field(positions, moments, points, 0.09, 0.3)
+    assert ours.shape == (12, 3, 4)
+    np.testing.assert_allclose((ours - theirs) / np.abs(theirs).max(axis=(0, 1)), 0, atol=1e-8)
+
+
+def test_the_field_is_the_slope_of_the_potential_along_the_surface():
+    """Differences between electrodes along great circles; along the radius the field is 0."""
+    positions, moments, points = 0.075 * directions(5), directions(5, 1), directions(10, 2)
+    field = sphere_field(positions, moments, points, RADII, CONDUCTIVITY)
+    size = np.abs(field).max()
+    np.testing.assert_allclose(np.einsum("pk,pks->ps", points, field), 0, atol=1e-12 * size)
+    tangent = np.cross(points, directions(10, 3))
+    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+    angle = 1e-4
+    pair = np.concatenate([np.cos(angle) * points + sign * np.sin(angle) * tangent for sign in (1, -1)])
+    ahead, behind = np.split(sphere_leadfield(positions, moments, pair, RADII, CONDUCTIVITY), 2)
+    slope = (ahead - behind) / (2 * angle * RADII[0])
+    np.testing.assert_allclose(-np.einsum("pk,pks->ps", tangent, field), slope, atol=1e-6 * size)
+
+
+def test_the_field_has_derivatives():
+    """In units in which everything is about one: well-scaled finite differences."""
+
+    def f(positions, moments, points, conductivity):
+        return sphere_field(positions, moments, points, np.array([1.0, 0.9]), conductivity)
+
+    arguments = (0.4 * directions(2), directions(2, 1), directions(3, 2), [0.3, 1.0])
+    check_grads(f, tuple(map(jnp.asarray, arguments)), order=1, atol=1e-6, rtol=1e-6)
+
+
+def test_traced_positions_are_good_to_high_eccentricity():
+    """Under jit the length of the series cannot depend on the positions; at 0.999 it still is exact."""
+    radii, conductivity = HOMOGENEOUS[1]
+    positions, moments, electrodes = 0.09 * 0.999 * directions(4), directions(4, 1), directions(10, 2)
+    traced = jax.jit(lambda p: sphere_leadfield(p, moments, electrodes, radii, conductivity))(positions)
+    theirs = homogeneous(positions, moments, electrodes, 0.09, 0.3)
+    np.testing.assert_allclose((traced - theirs) / np.abs(theirs).max(axis=0), 0, atol=1e-8)
+
+
+def test_many_thin_layers_are_one_anisotropic_layer():
+    """Layers of σ₁ and σ₂ in turn conduct as one of their mean across them, their harmonic mean along."""
+    positions, moments, electrodes = 0.07 * directions(5), directions(5, 1), directions(20, 2)
+    one, two, n = 0.02, 0.004, 400
+    shell = np.linspace(0.086, 0.08, 2 * n + 1)[:-1]
+    laminate = sphere_leadfield(
+        positions,
+        moments,
+        electrodes,
+        np.concatenate([[0.092], shell, [0.08]]),
+        [0.33, *[one, two] * n, 0.33],
+    )
+    mean = [[0.33, 0.33], [2 * one * two / (one + two), (one + two) / 2], [0.33, 0.33]]
+    mixed = sphere_leadfield(positions, moments, electrodes, [0.092, 0.086, 0.08], mean)
+    isotropic = sphere_leadfield(positions, moments, electrodes, [0.092, 0.086, 0.08], np.mean(mean, axis=1))
+    np.testing.assert_allclose(mixed, laminate, rtol=0, atol=3e-3 * np.abs(laminate).max())
+    assert np.abs(isotropic - laminate).max() > 3e-2 * np.abs(laminate).max()
 
 
 def test_layers_of_equal_conductivity_are_one_layer():
@@ -98,6 +184,7 @@ def test_jit_and_vmap_agree_with_a_loop():
         ({"radii": RADII[::-1]}, "decrease"),
         ({"conductivity": np.array([0.33, 0.0, 1.79, 0.33])}, "positive"),
         ({"conductivity": np.array([0.33])}, "one value a layer"),
+        ({"conductivity": np.array([[0.33, 0.33]] * 3 + [[0.33, 0.3]])}, "isotropic"),
         ({"moments": np.ones((2, 3))}, "moments must have"),
         ({"electrodes": np.ones(3)}, "electrodes must have shape"),
     ],

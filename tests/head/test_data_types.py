@@ -3,10 +3,14 @@ import numpy as np
 import pytest
 
 from jaxinv.head import Electrodes, HeadModel, SourceSpace, SurfaceField
+from jaxinv.head.conductivity import anisotropic
 from jaxinv.mesh import VolumeMesh
 
 POINTS = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]], dtype=float)
 MESH = VolumeMesh(POINTS, [[0, 1, 2, 3], [1, 2, 3, 4]], [0, 1])
+# cells of 1/6, 1/3 and 1/6 m³
+THREE = VolumeMesh(np.vstack([POINTS, [0, 0, -1]]), [[0, 1, 2, 3], [1, 2, 3, 4], [0, 2, 1, 5]], [0, 1, 1])
+TENSORS = np.diag([0.2, 0.3, 0.4]) + np.array([0.0, 0.05, 0.1])[:, None, None] * (1 - np.eye(3))
 
 
 def test_a_head_knows_its_labels_and_shared_nodes():
@@ -17,11 +21,14 @@ def test_a_head_knows_its_labels_and_shared_nodes():
         head.label("csf")
 
 
-def test_a_head_survives_its_file(tmp_path):
-    head = HeadModel(MESH, ("scalp", "grey"), [0.43, 0.33])
+@pytest.mark.parametrize("conductivity", [[0.43, 0.33], TENSORS[:2], TENSORS], ids=lambda c: str(np.shape(c)))
+def test_a_head_survives_its_file(tmp_path, conductivity):
+    head = HeadModel(THREE, ("scalp", "grey"), conductivity)
     head.save(tmp_path / "head.npz")
     again = HeadModel.load(tmp_path / "head.npz")
     assert again.tissue_names == head.tissue_names
+    assert again.conductivity_kind == head.conductivity_kind
+    np.testing.assert_array_equal(again.conductivity, conductivity)
     for name in ("points", "cells", "tissue"):
         np.testing.assert_array_equal(getattr(again.mesh, name), getattr(head.mesh, name))
     (tmp_path / "head.npz").write_bytes((tmp_path / "head.npz").read_bytes()[:100])
@@ -44,6 +51,64 @@ def test_a_head_survives_its_file(tmp_path):
 def test_bad_heads_are_refused(names, conductivity, message):
     with pytest.raises(ValueError, match=message):
         HeadModel(MESH, names, conductivity)
+
+
+def test_three_forms_of_conductivity():
+    """Each has its parameters, its means by volume and the tensors of its cells."""
+    scalar, tensor, cells = (
+        HeadModel(THREE, ("scalp", "grey"), given) for given in ([0.4, 0.3], TENSORS[:2], TENSORS)
+    )
+    kinds = [head.conductivity_kind for head in (scalar, tensor, cells)]
+    assert kinds == ["scalar", "tensor", "cell tensor"]
+    for head in (scalar, tensor):
+        np.testing.assert_array_equal(head.nominal_parameters, head.conductivity)
+    np.testing.assert_array_equal(cells.nominal_parameters, [1, 1])
+    np.testing.assert_allclose(scalar.cell_tensors(), np.array([0.4, 0.3, 0.3])[:, None, None] * np.eye(3))
+    np.testing.assert_array_equal(tensor.cell_tensors(), TENSORS[[0, 1, 1]])
+    np.testing.assert_array_equal(cells.cell_tensors(), TENSORS)
+    np.testing.assert_allclose(tensor.mean_conductivity, [0.3, 0.3])
+    scaled = HeadModel(THREE, ("scalp", "grey"), TENSORS * np.array([1, 1, 4])[:, None, None])
+    np.testing.assert_allclose(scaled.mean_conductivity, [0.3, 0.3 * (2 + 4) / 3])
+
+
+def test_as_many_tensors_as_tissues_are_tensors_of_tissues():
+    assert HeadModel(MESH, ("scalp", "grey"), TENSORS[:2]).conductivity_kind == "tensor"
+
+
+@pytest.mark.parametrize(
+    ("conductivity", "message"),
+    [
+        (np.ones((4, 3, 3)), r"each tissue, shape \(2, 3, 3\), or for each cell, shape \(3, 3, 3\)"),
+        (np.ones((2, 3)), "one value for each"),
+        (TENSORS[:2] * [[[1]], [[np.nan]]], r"must be finite; those of \['grey'\] are not"),
+        (TENSORS * [[[1]], [[1]], [[np.inf]]], r"must be finite; those of 1 of 3 cells .the first is cell 2"),
+        (
+            TENSORS[:2] + 1e-3 * np.eye(3)[[1, 2, 0]],
+            r"must be symmetric; those of \['scalp', 'grey'\]",
+        ),
+        (TENSORS[:2] * [[[1]], [[-1]]], r"positive definite, in S/m; those of \['grey'\] are not"),
+        (TENSORS - 0.25 * np.eye(3), "positive definite, in S/m; those of 3 of 3 cells"),
+        (np.stack([np.eye(3), np.diag([1, -1, -1])]), r"those of \['grey'\] are not"),
+    ],
+)
+def test_bad_tensors_are_refused(conductivity, message):
+    with pytest.raises(ValueError, match=message):
+        HeadModel(THREE, ("scalp", "grey"), conductivity)
+
+
+def test_tensors_from_axes_have_their_eigenvalues():
+    """`along` on the axis, whatever its length and sign, `across` on all that is orthogonal to it."""
+    axis, other = np.random.default_rng(0).normal(size=(2, 5, 3))
+    tensors = anisotropic(-3 * axis, np.linspace(1, 2, 5), 0.3)
+    across = np.cross(axis, other)
+    np.testing.assert_allclose(
+        np.einsum("cij,cj->ci", tensors, axis), np.linspace(1, 2, 5)[:, None] * axis, atol=1e-14
+    )
+    np.testing.assert_allclose(np.einsum("cij,cj->ci", tensors, across), 0.3 * across, atol=1e-14)
+    with pytest.raises(ValueError, match=r"1 vectors without a direction.* of cell 2"):
+        anisotropic(axis * np.array([1, 1, 0, 1, 1])[:, None], 1, 2)
+    with pytest.raises(ValueError, match="shape"):
+        anisotropic(axis[0], 1, 2)
 
 
 def test_a_source_space_is_a_pytree_and_takes_subsets():

@@ -2,13 +2,19 @@
 
 from collections.abc import Callable
 
-from jaxinv.fem.loads import SourceLoads
+from jaxinv.fem.loads import Loads
+from jaxinv.fem.source_models.gradient_recovery import gradient_recovery
 from jaxinv.fem.source_models.partial_integration import partial_integration
+from jaxinv.fem.source_models.venant import venant
 from jaxinv.head.head_model import HeadModel
 from jaxinv.head.source_space import SourceSpace
 
-SourceModel = Callable[[HeadModel, SourceSpace], SourceLoads]
+SourceModel = Callable[[HeadModel, SourceSpace], Loads]
 
-SOURCE_MODELS: dict[str, SourceModel] = {"partial-integration": partial_integration}
+SOURCE_MODELS: dict[str, SourceModel] = {
+    "recovery": gradient_recovery,
+    "partial-integration": partial_integration,
+    "venant": venant,
+}
 
-__all__ = ["SOURCE_MODELS", "SourceModel", "partial_integration"]
+__all__ = ["SOURCE_MODELS", "SourceModel", "gradient_recovery", "partial_integration", "venant"]

@@ -1,0 +1,76 @@
+"""Sources and sensors of a forward model as loads: placed on the host, differentiable in their positions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinv import fem
+from jaxinv.fem.loads import Loads, SensorLoads, SourceLoads
+from jaxinv.fem.recovery import width
+from jaxinv.head.head_model import HeadModel
+from jaxinv.head.sensors import Sensors, SurfaceField
+from jaxinv.head.source_space import SourceSpace
+
+DIFFERENTIABLE = ("recovery",)  # source models with a derivative in the position
+
+
+def place_sources(head: HeadModel, sources: SourceSpace, source_model: str, dtype) -> Loads:
+    """Loads of unit dipoles at the sources.
+
+    Positions may be traced: the loads then have their first derivative in them.
+
+    Raises:
+        ValueError: for what the source model refuses, and for traced positions with a source model that
+            has no derivative in them.
+    """
+
+    def place(positions):
+        return _cast(fem.SOURCE_MODELS[source_model](head, SourceSpace(np.asarray(positions))), dtype)
+
+    if not isinstance(sources.positions, jax.core.Tracer):
+        return place(sources.positions).fixed()
+    if source_model not in DIFFERENTIABLE:
+        raise ValueError(
+            f"the source model {source_model!r} has no derivative in the sources' positions: build with one "
+            f"of {sorted(DIFFERENTIABLE)}"
+        )
+    shape = (len(sources.positions), width(head.mesh))
+    shapes = SourceLoads(
+        jax.ShapeDtypeStruct(shape, np.int32),
+        jax.ShapeDtypeStruct((*shape, 3), dtype),
+        jax.ShapeDtypeStruct((*shape, 3, 3), dtype),
+    )
+    return _place_on_host(place, shapes, sources.positions, 1)
+
+
+def place_sensors(head: HeadModel, sensors: Sensors, dtype) -> SensorLoads:
+    """Loads of the channels; positions may be traced, as in `place_sources`."""
+
+    def place(positions):
+        return fem.place_sensors(head, sensors.at(np.asarray(positions)), dtype=dtype)
+
+    if not isinstance(sensors.positions, jax.core.Tracer):
+        return place(sensors.positions).fixed()
+    is_field = isinstance(sensors, SurfaceField)
+    shape = (sensors.n_channels, width(head.mesh) + (0 if is_field else head.mesh.cells.shape[1]))
+    shapes = SensorLoads(
+        jax.ShapeDtypeStruct(shape, np.int32),
+        jax.ShapeDtypeStruct(shape, dtype),
+        jax.ShapeDtypeStruct((*shape, 3), dtype),
+    )
+    return _place_on_host(place, shapes, sensors.positions, 3 if is_field else 1)
+
+
+def _cast(loads: Loads, dtype) -> Loads:
+    """The loads as JAX arrays, integers in 32 bits."""
+
+    def cast(array):
+        return jnp.asarray(array, jnp.int32 if np.issubdtype(array.dtype, np.integer) else dtype)
+
+    return jax.tree.map(cast, loads)
+
+
+def _place_on_host(place, shapes, positions, channels_each: int):
+    here = jax.lax.stop_gradient(positions)
+    loads = jax.pure_callback(place, shapes, here, vmap_method="sequential")
+    return loads.moved(jnp.repeat(positions - here, channels_each, axis=0).astype(loads.weights.dtype))
