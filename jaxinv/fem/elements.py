@@ -63,11 +63,11 @@ JAX_FEM_NAMES = {
 }
 
 
-def _jax_fem_name(mesh: VolumeMesh) -> str:
-    if mesh.element not in JAX_FEM_NAMES:
+def _jax_fem_name(element: str) -> str:
+    if element not in JAX_FEM_NAMES:
         # jax-fem's HEX20 keeps moments on the edges, not values at the midside nodes
-        raise ValueError(f"no finite element for {mesh.element!r} cells; there are {sorted(JAX_FEM_NAMES)}")
-    return JAX_FEM_NAMES[mesh.element]
+        raise ValueError(f"no finite element for {element!r} cells; there are {sorted(JAX_FEM_NAMES)}")
+    return JAX_FEM_NAMES[element]
 
 
 def quadrature(
@@ -82,7 +82,7 @@ def quadrature(
     Raises:
         ValueError: if the map of a (curved) cell has no positive Jacobian somewhere.
     """
-    name = _jax_fem_name(mesh)
+    name = _jax_fem_name(mesh.element)
     for start in range(0, mesh.n_cells, CHUNK):
         part = slice(start, min(start + CHUNK, mesh.n_cells))
         with contextlib.redirect_stdout(io.StringIO()):
@@ -101,7 +101,7 @@ def shape_functions(
     mesh: VolumeMesh, cell: Int[np.ndarray, " point"], local: Float[np.ndarray, "point 3"]
 ) -> tuple[Float[np.ndarray, "point node"], Float[np.ndarray, "point node 3"]]:
     """Shape functions and their gradients in space (1/m) at points given by cell and local coordinates."""
-    values, slopes = _tabulated(mesh, local)
+    values, slopes = reference_shapes(mesh.element, local)
     return values, slopes @ np.linalg.inv(_jacobian(mesh, cell, slopes))
 
 
@@ -111,18 +111,27 @@ def local_coordinates(
     """Local coordinates of positions (m) in given cells, by Newton's method; curved cells as they are."""
     local = np.full(np.shape(positions), 0.25)
     for _ in range(NEWTON_STEPS):
-        values, slopes = _tabulated(mesh, local)
+        values, slopes = reference_shapes(mesh.element, local)
         left = positions - np.einsum("pn,pnx->px", values, mesh.points[mesh.cells[cell]])
         local = local + np.linalg.solve(_jacobian(mesh, cell, slopes), left[..., None])[..., 0]
     return local
 
 
-def _tabulated(mesh: VolumeMesh, local):
-    """Shape functions (point, node) and their derivatives in local coordinates (point, node, 3)."""
+def reference_shapes(
+    element: str, local: Float[np.ndarray, "point 3"]
+) -> tuple[Float[np.ndarray, "point node"], Float[np.ndarray, "point node 3"]]:
+    """Shape functions and their derivatives in local coordinates; nodes in meshio's order."""
     with contextlib.redirect_stdout(io.StringIO()):
-        family, cell_type, _, _, degree, order = get_elements(_jax_fem_name(mesh))
+        family, cell_type, _, _, degree, order = get_elements(_jax_fem_name(element))
     tabulated = basix.create_element(family, cell_type, degree).tabulate(1, local)[:, :, order, 0]
     return tabulated[0], np.moveaxis(tabulated[1:], 0, -1)
+
+
+def reference_rule(
+    shape: str, degree: int
+) -> tuple[Float[np.ndarray, "quad dim"], Float[np.ndarray, " quad"]]:
+    """Points and weights that integrate polynomials of a degree over a reference cell or face."""
+    return basix.make_quadrature(basix.CellType[shape], degree)
 
 
 def _jacobian(mesh: VolumeMesh, cell, slopes) -> Float[np.ndarray, "point 3 3"]:

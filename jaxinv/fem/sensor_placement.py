@@ -1,7 +1,6 @@
 """Sensors placed on a mesh: linear functionals of the nodal potential."""
 
 import igl
-import jax.numpy as jnp
 import numpy as np
 
 from jaxinv.fem.elements import local_coordinates, shape_functions
@@ -17,7 +16,6 @@ MAX_DISTANCE = 10e-3  # m; a sensor farther than this from the head's surface is
 def place_sensors(
     head: HeadModel,
     sensors: Sensors,
-    dtype=jnp.float64,
     max_distance: float = MAX_DISTANCE,
 ) -> SensorLoads:
     """Expresses sensors by the nodes of the mesh.
@@ -41,28 +39,22 @@ def place_sensors(
     recovered = recover(head.mesh, cell, points)
     if not isinstance(sensors, SurfaceField):
         values, _ = shape_functions(head.mesh, cell, local_coordinates(head.mesh, cell, points))
-        return _potentials(head.mesh.cells[cell], values, recovered, tangential, dtype)
+        return _potentials(head.mesh.cells[cell], values, recovered, tangential)
     count, width = recovered.nodes.shape
     slope = -np.einsum("exw,ekwy,eyz->exkz", tangential, recovered.hessian, tangential)
-    return _loads(
+    return SensorLoads(
         np.repeat(recovered.nodes, 3, axis=0),
         -np.swapaxes(recovered.gradient @ tangential, 1, 2).reshape(3 * count, width),
         slope.reshape(3 * count, width, 3),
-        dtype,
     )
 
 
-def _potentials(own, values, recovered, tangential, dtype) -> SensorLoads:
+def _potentials(own, values, recovered, tangential) -> SensorLoads:
     """Values from the shape functions of the sensors' own cells, slopes from the recovered gradients."""
     width = recovered.nodes.shape[1]
     slope = np.concatenate([np.zeros((*own.shape, 3)), recovered.gradient @ tangential], axis=1)
     weights = np.concatenate([values, np.zeros((len(own), width))], axis=1)
-    return _loads(np.concatenate([own, recovered.nodes], axis=1), weights, slope, dtype)
-
-
-def _loads(nodes, weights, slope, dtype) -> SensorLoads:
-    weights, slope = (jnp.asarray(array, dtype=dtype) for array in (weights, slope))
-    return SensorLoads(jnp.asarray(nodes, dtype=jnp.int32), weights, slope)
+    return SensorLoads(np.concatenate([own, recovered.nodes], axis=1), weights, slope)
 
 
 def _inside(head, sensors):

@@ -15,6 +15,7 @@ from jaxinv import fem
 from jaxinv.fem.csr import CsrMatrix
 from jaxinv.fem.loads import Loads, SensorLoads, SourceLoads
 from jaxinv.fem.multigrid import Hierarchy, Level
+from jaxinv.fem.singular_loads import LocalizedLoads, SourceGroup, SubtractionLoads
 from jaxinv.fem.solve import SolveReport, solve_poisson
 from jaxinv.fem.start_space import StartSpace
 from jaxinv.fem.stiffness import Parameters, Stiffness
@@ -258,8 +259,8 @@ class FemForward:
 
 
 STORED_TYPES = (
-    Contacts, CsrMatrix, Electrodes, FemForward, Hierarchy, Level, SensorLoads, SourceLoads, SourceSpace,
-    Stiffness, StartSpace, SurfaceField,
+    Contacts, CsrMatrix, Electrodes, FemForward, Hierarchy, Level, LocalizedLoads, SensorLoads, SourceGroup,
+    SourceLoads, SourceSpace, Stiffness, StartSpace, SubtractionLoads, SurfaceField,
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def place_sources(head: HeadModel, sources: SourceSpace, source_model: str, dtyp
         return _cast(fem.SOURCE_MODELS[source_model](head, SourceSpace(np.asarray(positions))), dtype)
 
     if not isinstance(sources.positions, jax.core.Tracer):
-        return place(sources.positions).fixed()
+        return jax.tree.map(jnp.asarray, place(sources.positions).fixed())
     if source_model not in DIFFERENTIABLE:
         raise ValueError(
             f"the source model {source_model!r} has no derivative in the sources' positions: build with one "
@@ -47,10 +47,10 @@ def place_sensors(head: HeadModel, sensors: Sensors, dtype) -> SensorLoads:
     """Loads of the channels; positions may be traced, as in `place_sources`."""
 
     def place(positions):
-        return fem.place_sensors(head, sensors.at(np.asarray(positions)), dtype=dtype)
+        return _cast(fem.place_sensors(head, sensors.at(np.asarray(positions))), dtype)
 
     if not isinstance(sensors.positions, jax.core.Tracer):
-        return place(sensors.positions).fixed()
+        return jax.tree.map(jnp.asarray, place(sensors.positions).fixed())
     is_field = isinstance(sensors, SurfaceField)
     shape = (sensors.n_channels, width(head.mesh) + (0 if is_field else head.mesh.cells.shape[1]))
     shapes = SensorLoads(
@@ -61,16 +61,19 @@ def place_sensors(head: HeadModel, sensors: Sensors, dtype) -> SensorLoads:
     return _place_on_host(place, shapes, sensors.positions, 3 if is_field else 1)
 
 
-def _cast(loads: Loads, dtype) -> Loads:
-    """The loads as JAX arrays, integers in 32 bits."""
+def _cast(loads, dtype):
+    """The loads with integers in 32 bits and one precision, as NumPy arrays: a callback must not call JAX."""
 
     def cast(array):
-        return jnp.asarray(array, jnp.int32 if np.issubdtype(array.dtype, np.integer) else dtype)
+        return np.asarray(array, np.int32 if np.issubdtype(array.dtype, np.integer) else dtype)
 
     return jax.tree.map(cast, loads)
 
 
 def _place_on_host(place, shapes, positions, channels_each: int):
     here = jax.lax.stop_gradient(positions)
-    loads = jax.pure_callback(place, shapes, here, vmap_method="sequential")
+    if isinstance(here, jax.core.Tracer):
+        loads = jax.pure_callback(place, shapes, here, vmap_method="sequential")
+    else:
+        loads = jax.tree.map(jnp.asarray, place(here))
     return loads.moved(jnp.repeat(positions - here, channels_each, axis=0).astype(loads.weights.dtype))

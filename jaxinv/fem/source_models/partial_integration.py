@@ -1,7 +1,5 @@
 """Partial integration: the dipole's load on a node is the moment times the shape function's gradient."""
 
-import jax.numpy as jnp
-
 from jaxinv.fem.elements import shape_functions
 from jaxinv.fem.loads import SourceLoads
 from jaxinv.fem.source_models.placement import locate_sources
@@ -24,4 +22,4 @@ def partial_integration(head: HeadModel, sources: SourceSpace) -> SourceLoads:
     """
     cell, local = locate_sources(head, sources)
     _, gradients = shape_functions(head.mesh, cell, local)
-    return SourceLoads(jnp.asarray(head.mesh.cells[cell]), jnp.asarray(gradients, dtype=jnp.float64))
+    return SourceLoads(head.mesh.cells[cell], gradients)

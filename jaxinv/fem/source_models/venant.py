@@ -1,6 +1,5 @@
 """Venant's model: monopoles on one node's neighbours whose moments are the dipole's."""
 
-import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
@@ -42,9 +41,7 @@ def venant(head: HeadModel, sources: SourceSpace) -> SourceLoads:
     place = patches.indptr[:-1, None] + np.arange(count.max())
     taken = np.arange(count.max()) < count[:, None]
     nodes = patches.indices[np.where(taken, place, patches.indptr[:-1, None])]
-    return SourceLoads(
-        jnp.asarray(nodes), jnp.asarray(_monopoles(mesh.points[nodes] - positions[:, None], taken))
-    )
+    return SourceLoads(nodes, _monopoles(mesh.points[nodes] - positions[:, None], taken))
 
 
 def _nearest_interior_node(head: HeadModel, positions):
