@@ -32,7 +32,7 @@ RESOLUTIONS = (1e-3, 10e-3)
 logger = logging.getLogger(__name__)
 
 
-def fsaverage(resolution: float = 3e-3, *, sources: str | int = "ico5") -> tuple[HeadModel, SourceSpace]:
+def fsaverage(resolution: float = 2.5e-3, *, sources: str | int = "ico5") -> tuple[HeadModel, SourceSpace]:
     """fsaverage as a head of conforming tetrahedra, with sources in its cortex.
 
     Scalp (cut 10 cm below the origin of the MRI frame, with all soft tissue of neck and face), skull,
@@ -40,7 +40,7 @@ def fsaverage(resolution: float = 3e-3, *, sources: str | int = "ico5") -> tuple
 
     Args:
         resolution: edge of the cube whose volume is that of one mesh node, in m: 4e-3 gives about
-            106 thousand nodes, 3e-3 225 and 2e-3 690.
+            106 thousand nodes, 3e-3 225, 2.5e-3 371 and 2e-3 689.
         sources: "ico5", "ico4" or "ico3": vertices midway between the white and the pial surface of
             fsaverage5, 4 or 3, without the medial wall, oriented along the surface normal, with faces,
             area and thickness. Or a number: exactly so many nodes spread through the cortical grey
@@ -61,7 +61,7 @@ def fsaverage(resolution: float = 3e-3, *, sources: str | int = "ico5") -> tuple
     return head, space
 
 
-def fsaverage_head(resolution: float = 3e-3) -> HeadModel:
+def fsaverage_head(resolution: float = 2.5e-3) -> HeadModel:
     """The head model alone; see `fsaverage`."""
     scalp_points = bem_surface("head").points
     bounds = np.array([scalp_points.min(axis=0), scalp_points.max(axis=0)])

@@ -5,8 +5,9 @@ import textwrap
 import numpy as np
 import pytest
 
-from jaxinv.fem.elements import quadrature, shape_functions
-from jaxinv.mesh import VolumeMesh
+from jaxinv.fem.elements import local_coordinates, quadrature, shape_functions
+from jaxinv.fem.hierarchy import linear_interpolation
+from jaxinv.mesh import VolumeMesh, sphere_mesh
 
 TETRA = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=float)
 CUBE = np.array(
@@ -114,3 +115,21 @@ def test_an_element_that_jax_fem_does_not_hold_by_its_nodes_is_refused():
     mesh = VolumeMesh(nodes, np.arange(20)[None], [0])
     with pytest.raises(ValueError, match="no finite element for 'hexahedron20'"):
         next(quadrature(mesh))
+
+
+@pytest.mark.parametrize("element", ["tetra10", "hexahedron27"])
+def test_interpolation_from_the_corners_is_exact_for_linear_functions(element):
+    mesh = one_cell(element)
+    interpolation = linear_interpolation(mesh)
+    values = mesh.points @ [1.0, -2.0, 0.5] + 3
+    np.testing.assert_allclose(interpolation @ values[np.unique(mesh.corner_cells)], values, atol=1e-12)
+    assert linear_interpolation(one_cell(element.rstrip("0127"))) is None
+
+
+def test_local_coordinates_invert_the_map_of_a_curved_cell():
+    mesh = sphere_mesh((0.09, 0.08), 3000, "tetra10")
+    cell = np.flatnonzero(mesh.tissue == 0)[:50]
+    local = np.random.default_rng(0).dirichlet(np.ones(4), 50)[:, 1:]
+    values, _ = shape_functions(mesh, cell, local)
+    positions = np.einsum("pn,pnx->px", values, mesh.points[mesh.cells[cell]])
+    np.testing.assert_allclose(local_coordinates(mesh, cell, positions), local, atol=1e-9)

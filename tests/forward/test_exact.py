@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.sparse.linalg import spsolve
 
+from jaxinv.fem import SOURCE_MODELS
 from jaxinv.forward.exact import FemForward
 from jaxinv.forward.protocol import Forward
 from jaxinv.forward.sphere import sphere_leadfield
@@ -186,3 +187,10 @@ def test_single_precision_is_as_good_as_its_tolerance(head, forward, sources, el
     single = FemForward.build(head, sources, electrodes, tolerance=1e-5, dtype="float32")
     assert single.leadfield().dtype == jnp.float32
     assert np.max(rdm(single.leadfield(), forward.leadfield())) < 1e-3
+
+
+@pytest.mark.parametrize("model", sorted(SOURCE_MODELS))
+def test_any_source_model_comes_back_from_its_file(head, sources, electrodes, model, tmp_path):
+    forward = FemForward.build(head, sources, electrodes, source_model=model)
+    forward.save(tmp_path / "forward.npz")
+    np.testing.assert_array_equal(FemForward.load(tmp_path / "forward.npz").leadfield(), forward.leadfield())
