@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--divisions", type=int, default=3, help="of the icosahedron: 3 gives 642 vertices")
     divisions = parser.parse_args().divisions
-    console, rows = Console(), []
+    console, rows = Console(width=160), []
     drawn = dipoles(ECCENTRICITIES, RADII[-1])
     exact = exact_leadfields(drawn, RADII, CONDUCTIVITY)
     start = time.perf_counter()

@@ -14,15 +14,14 @@ from pathlib import Path
 import jax
 import numpy as np
 from rich.console import Console
-from scipy.spatial import cKDTree
-from sphere_protocol import print_rows, write_json
+from sphere_protocol import cells_of, print_rows, write_json
 
 import jaxinv
 from jaxinv.fem.elements import shape_functions
 from jaxinv.fem.recovery import recover
 from jaxinv.head import HeadModel, fsaverage_head
 from jaxinv.head.fsaverage_levels import LEVEL_SETS
-from jaxinv.mesh import CellLocator, voxel_mesh
+from jaxinv.mesh import voxel_mesh
 from jaxinv.metrics.forward import mag, rdm
 
 jax.config.update("jax_enable_x64", True)
@@ -51,18 +50,6 @@ def build_head(mesh: str, resolution: float) -> HeadModel:
     return HeadModel(voxels, head.tissue_names, head.conductivity)
 
 
-def grey_cells(head: HeadModel, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """The grey cell that holds each position or is nearest; local coordinates; share that lies outside."""
-    grey = head.mesh.tissue == head.label("grey")
-    cell, local, distance = CellLocator(head.mesh).find(positions)
-    outside = np.flatnonzero(~grey[cell] | (distance > 0))
-    candidates = np.flatnonzero(grey)
-    centroids = head.mesh.points[head.mesh.cells[candidates]].mean(axis=1)
-    cell[outside] = candidates[cKDTree(centroids).query(positions[outside])[1]]
-    local[outside] = 0.25 if head.mesh.element == "tetra" else 0.5
-    return cell, local, len(outside) / len(positions)
-
-
 def examine(mesh: str, resolution: float, sources, sensors) -> dict:
     """Leadfields of one head by gradient recovery and by partial integration, and what they cost."""
     start = time.perf_counter()
@@ -75,7 +62,7 @@ def examine(mesh: str, resolution: float, sources, sensors) -> dict:
     )
     transfer = np.asarray(forward.transfer_matrix())
     solved = time.perf_counter() - start
-    cell, local, outside = grey_cells(head, np.asarray(sources.positions))
+    cell, local, outside = cells_of(head, "grey", np.asarray(sources.positions))
     recovered = recover(head.mesh, cell, np.asarray(sources.positions))
     weights = np.einsum("skx,sx->sk", recovered.gradient, sources.normals)
     gradients = np.einsum("skx,sx->sk", shape_functions(head.mesh, cell, local)[1], sources.normals)
@@ -83,7 +70,7 @@ def examine(mesh: str, resolution: float, sources, sensors) -> dict:
     return {
         "recovery": reference @ np.einsum("csk,sk->cs", transfer[:, recovered.nodes], weights),
         "partial-integration": reference @ np.einsum("csk,sk->cs", transfer[:, own], gradients),
-        "nodes": head.mesh.n_nodes, "outside": outside, "mesh, s": meshed, "solve, s": solved,
+        "nodes": head.mesh.n_nodes, "outside": outside / len(cell), "mesh, s": meshed, "solve, s": solved,
         "peak, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }  # fmt: skip
 
@@ -104,7 +91,7 @@ def main() -> None:
     parser.add_argument("resolution", type=float, nargs="*", default=[4.0, 3.0, 2.5, 2.0, 1.25], help="in mm")
     parser.add_argument("--voxels", type=float, nargs="*", default=[3.0], help="of hexahedra, in mm")
     options = parser.parse_args()
-    console = Console()
+    console = Console(width=160)
     _, sources = jaxinv.fsaverage(DEFAULT)
     sensors = jaxinv.fsaverage_electrodes(MONTAGE)
     cases = [("tetrahedra", r) for r in sorted(options.resolution, reverse=True)]

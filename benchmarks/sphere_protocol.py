@@ -11,8 +11,10 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from scipy.spatial import cKDTree
 
 import jaxinv
+from jaxinv.mesh import CellLocator
 from jaxinv.metrics.forward import mag, rdm
 
 RADII = np.array([0.092, 0.086, 0.080, 0.078])
@@ -85,6 +87,23 @@ def exact_leadfields(drawn: Dipoles, radii=RADII, conductivity=CONDUCTIVITY) -> 
         np.asarray(jaxinv.sphere_leadfield(drawn.positions, moments, at, radii, conductivity))
         for moments in (drawn.radial, drawn.tangential)
     ]
+
+
+def cells_of(head, tissue: str, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """The cell of a tissue that holds each position or is nearest to it.
+
+    Returns:
+        The cells, the local coordinates there (the middle of a cell that does not hold its position), and
+        how many positions no cell of the tissue holds.
+    """
+    own = head.mesh.tissue == head.label(tissue)
+    cell, local, distance = CellLocator(head.mesh).find(positions)
+    outside = np.flatnonzero(~own[cell] | (distance > 0))
+    candidates = np.flatnonzero(own)
+    centroids = head.mesh.points[head.mesh.corner_cells[candidates]].mean(axis=1)
+    cell[outside] = candidates[cKDTree(centroids).query(positions[outside])[1]]
+    local[outside] = 0.25 if head.mesh.element.startswith("tetra") else 0.5
+    return cell, local, len(outside)
 
 
 def print_rows(title: str, rows: list[dict], console: Console) -> None:
