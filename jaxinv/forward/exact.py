@@ -117,10 +117,7 @@ class FemForward:
             loads=loads,
             weights=weights,
             start=StartSpace.empty(assembled, sensors.n_channels, dtype),
-            conductivity=jnp.asarray(
-                head.mean_conductivity if head.conductivity_kind == "cell tensor" else head.conductivity,
-                dtype,
-            ),
+            conductivity=jnp.asarray(_nominal(head), dtype),
             conductivity_kind=head.conductivity_kind,
             sources=jax.tree.map(jnp.asarray, sources),
             sensors=jax.tree.map(jnp.asarray, sensors),

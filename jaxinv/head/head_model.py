@@ -81,14 +81,6 @@ class HeadModel:
         )
         return total / volume
 
-    def cell_tensors(self) -> Float[np.ndarray, "cell 3 3"]:
-        """Conductivity tensor of each cell, in S/m, whatever the form; a new array."""
-        if self.conductivity_kind == "cell tensor":
-            return self.conductivity.copy()
-        if self.conductivity_kind == "tensor":
-            return self.conductivity[self.mesh.tissue]
-        return self.conductivity[self.mesh.tissue, None, None] * np.eye(3)
-
     def label(self, tissue_name: str) -> int:
         """Label of a tissue.
 

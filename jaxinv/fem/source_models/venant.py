@@ -9,7 +9,6 @@ from jaxinv.fem.source_models.placement import locate_sources, source_labels
 from jaxinv.head.head_model import HeadModel
 from jaxinv.head.source_space import SourceSpace
 
-ORDER = 2  # highest moment that is matched
 REGULARISATION = 1e-6
 FARTHEST = 1.0  # edge lengths from a source to the node on which it stands
 
@@ -72,7 +71,7 @@ def _monopoles(offset, taken):
     reach = np.where(taken, distance, 0).max(axis=1)
     scaled = offset / reach[:, None, None]
     powers = [np.ones_like(scaled[..., :1]), scaled]
-    powers += [scaled[..., i, None] * scaled[..., i:] for i in range(3)] if ORDER > 1 else []
+    powers += [scaled[..., i, None] * scaled[..., i:] for i in range(3)]
     moments = np.where(taken[..., None], np.concatenate(powers, axis=2), 0)
     target = np.zeros((moments.shape[2], 3))
     target[1:4] = np.eye(3)
