@@ -1,6 +1,6 @@
 """How far is the default head from its limit? Leadfields of the same sources at several resolutions.
 
-python benchmarks/head_convergence.py 4 3 2.5 2 1.25     # mm; the finest needs 12 GB and some twenty minutes
+python benchmarks/head_convergence.py 4 3 2.5 2 1.25     # mm; the finest needs 12 GB and some forty minutes
 
 Every resolution reads the same electrodes and the same sources, those of the default head. Leadfields are
 kept under benchmarks/results/head_convergence, so that a run that was interrupted goes on where it was.
