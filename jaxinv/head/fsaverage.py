@@ -26,6 +26,7 @@ from jaxinv.tissues import nominal_conductivity
 
 FILM = 0.2  # of the resolution: least width of skin, bone, cerebrospinal fluid and grey matter
 LEAST_THICKNESS = 5e-4  # m; vertices with a thinner cortex belong to the medial wall
+WORTH_A_WARNING = 1e-3  # m; a source that is moved farther into grey matter is warned of
 MAX_DISPLACEMENT = 7e-3  # m; an electrode that the projection moves farther is refused
 RESOLUTIONS = (1e-3, 10e-3)
 
@@ -48,7 +49,7 @@ def fsaverage(resolution: float = 2.5e-3, *, sources: str | int = "ico5") -> tup
 
     Returns:
         The head model, with nominal conductivities, and the sources. Every source lies inside a cell
-        of grey matter; how many had to be moved there, and how far, is logged, and
+        of grey matter; how many had to be moved there, and how far, is logged (over 1 mm as a warning), and
         `source_displacement` gives it for each.
 
     Raises:
@@ -89,6 +90,13 @@ def cortical_sources(head: HeadModel, subdivision: str = "ico5") -> SourceSpace:
         logger.info(
             "%d of %d sources moved into grey matter, by %.2f mm (median) and at most %.2f mm",
             moved.sum(), len(moved), 1e3 * np.median(displacement[moved]), 1e3 * displacement.max(),
+        )  # fmt: skip
+    far = displacement > WORTH_A_WARNING
+    if far.any():
+        logger.warning(
+            "%d of %d sources were moved by more than %g mm into grey matter; "
+            "jaxinv.head.source_displacement tells which",
+            far.sum(), len(far), 1e3 * WORTH_A_WARNING,
         )  # fmt: skip
     return SourceSpace(
         positions, space.normals, faces=space.faces, vertices=space.vertices, area=space.area,

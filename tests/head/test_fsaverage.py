@@ -124,6 +124,15 @@ def test_every_source_lies_in_grey_matter(head, cortex):
     assert moved.max() < 1.5 * RESOLUTION
 
 
+def test_a_source_that_moves_far_is_warned_of(head, caplog):
+    """The warning's count is that of displacements over a millimetre."""
+    with caplog.at_level("WARNING", logger="jaxinv"):
+        space = cortical_sources(head, "ico4")
+    far = int((source_displacement(space, "ico4") > 1e-3).sum())
+    assert far > 0
+    assert f"{far} of {space.n_sources} sources were moved by more than 1 mm" in caplog.text
+
+
 def test_volumetric_sources_are_as_many_as_asked(head):
     space = volumetric_sources(head, 3000)
     assert space.n_sources == 3000
