@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-from jaxinv.mesh.volume_mesh import VolumeMesh
+from jaxinv.mesh.volume_mesh import VolumeMesh, incidence
 
 NODES_FOR_EACH_COEFFICIENT = 3
 RINGS = {1: 2, 2: 1}  # of neighbouring cells from which the nodes are taken, by the element's degree
@@ -77,11 +77,7 @@ def _patches(mesh: VolumeMesh, cell) -> sparse.csr_array:
     patches = sparse.csr_array((len(cell), mesh.n_nodes), dtype=np.int8)
     for label in np.unique(mesh.tissue[column]):
         own = np.flatnonzero(mesh.tissue == label)
-        cells = mesh.cells[own]
-        holds = sparse.csr_array(
-            (np.ones(cells.size, dtype=np.int8), cells.ravel(), np.arange(0, cells.size + 1, cells.shape[1])),
-            shape=(len(own), mesh.n_nodes),
-        )
+        holds = incidence(mesh.cells[own], mesh.n_nodes)
         held = holds.T.tocsr()
         seeds = np.flatnonzero(mesh.tissue[column] == label)
         region = sparse.csr_array(

@@ -154,3 +154,11 @@ class VolumeMesh:
     def nodes_of(self, *labels: int) -> Int[np.ndarray, " node"]:
         """Sorted nodes of all cells that bear one of the labels."""
         return np.unique(self.cells[np.isin(self.tissue, labels)])
+
+
+def incidence(cells: Int[np.ndarray, "cell corner"], n_nodes: int) -> sparse.csr_array:
+    """The matrix (cell, node) that is 1 where a cell has a node."""
+    indptr = np.arange(0, cells.size + 1, cells.shape[1])
+    return sparse.csr_array(
+        (np.ones(cells.size, dtype=np.int32), cells.ravel(), indptr), shape=(len(cells), n_nodes)
+    )

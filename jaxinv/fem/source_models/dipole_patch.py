@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
 from jaxinv.mesh.second_order import MIDSIDE_EDGES
-from jaxinv.mesh.volume_mesh import CORNER_FACES, VolumeMesh
+from jaxinv.mesh.volume_mesh import CORNER_FACES, VolumeMesh, incidence
 
 
 class Topology(NamedTuple):
@@ -23,13 +23,9 @@ class Topology(NamedTuple):
     def of(cls, mesh: VolumeMesh) -> "Topology":
         """That of a mesh."""
         corners = mesh.corner_cells
-        n_cells, size = corners.shape
-        indptr = np.arange(0, n_cells * size + 1, size)
-        incidence = sparse.csr_array(
-            (np.ones(n_cells * size, dtype=np.int32), corners.ravel(), indptr), shape=(n_cells, mesh.n_nodes)
-        )
-        faces = np.array(CORNER_FACES["tetra" if size == 4 else "hexahedron"])
-        return cls(mesh, incidence, incidence.T.tocsr(), _neighbours(corners[:, faces]), _spread(mesh))
+        holds = incidence(corners, mesh.n_nodes)
+        faces = np.array(CORNER_FACES["tetra" if corners.shape[1] == 4 else "hexahedron"])
+        return cls(mesh, holds, holds.T.tocsr(), _neighbours(corners[:, faces]), _spread(mesh))
 
 
 class Patch(NamedTuple):

@@ -1,13 +1,13 @@
 """Venant's model: monopoles on one node's neighbours whose moments are the dipole's."""
 
 import numpy as np
-from scipy import sparse
 from scipy.spatial import cKDTree
 
 from jaxinv.fem.loads import SourceLoads
 from jaxinv.fem.source_models.placement import locate_sources, source_labels
 from jaxinv.head.head_model import HeadModel
 from jaxinv.head.source_space import SourceSpace
+from jaxinv.mesh.volume_mesh import incidence
 
 REGULARISATION = 1e-6
 FARTHEST = 1.0  # edge lengths from a source to the node on which it stands
@@ -30,11 +30,7 @@ def venant(head: HeadModel, sources: SourceSpace) -> SourceLoads:
     mesh, positions = head.mesh, np.asarray(sources.positions, dtype=np.float64)
     locate_sources(head, sources)
     centre = _nearest_interior_node(head, positions)
-    size = mesh.cells.shape[1]
-    holds = sparse.csr_array(
-        (np.ones(mesh.cells.size), mesh.cells.ravel(), np.arange(0, mesh.cells.size + 1, size)),
-        shape=(mesh.n_cells, mesh.n_nodes),
-    )
+    holds = incidence(mesh.cells, mesh.n_nodes)
     patches = (holds.T.tocsr()[centre] @ holds).tocsr()
     count = np.diff(patches.indptr)
     place = patches.indptr[:-1, None] + np.arange(count.max())
