@@ -5,7 +5,6 @@ matrix is its own transpose, the derivative in the matrix's values is gathered i
 memory, and `vmap` over vectors becomes more columns. Nothing here scatters.
 """
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.experimental import sparse
@@ -14,38 +13,6 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Int
 
 BLOCK = 1 << 16  # matrix entries whose derivative is gathered at a time
-
-
-@flax.struct.dataclass
-class CsrMatrix:
-    """A sparse matrix in compressed rows. A pytree.
-
-    Attributes:
-        values: non-zeros, row by row.
-        indices: column of each.
-        indptr: where each row starts.
-        n_columns: width of the matrix.
-    """
-
-    values: Float[Array, " entry"]
-    indices: Int[Array, " entry"]
-    indptr: Int[Array, " row_1"]
-    n_columns: int = flax.struct.field(pytree_node=False)
-
-    @classmethod
-    def from_scipy(cls, matrix, dtype) -> "CsrMatrix":
-        """The same matrix from SciPy's."""
-        matrix = matrix.tocsr()
-        return cls(
-            jnp.asarray(matrix.data, dtype=dtype),
-            jnp.asarray(matrix.indices, dtype=jnp.int32),
-            jnp.asarray(matrix.indptr, dtype=jnp.int32),
-            matrix.shape[1],
-        )
-
-    def __matmul__(self, columns: Float[Array, "n_columns column"]) -> Float[Array, "row column"]:
-        """The product with a dense matrix; differentiable in the values and, if symmetric, the columns."""
-        return csr_product(self.values, self.indices, self.indptr, columns)
 
 
 def csr_product(

@@ -7,16 +7,17 @@ from jaxtyping import Float
 from pyamg.util.linalg import approximate_spectral_radius
 from scipy import sparse
 
-from jaxinv.fem.csr import CsrMatrix
-from jaxinv.fem.multigrid import Hierarchy, Level
+from jaxinv.fem.multigrid import Hierarchy, Level, Prolongation
 from jaxinv.fem.stiffness import Stiffness
 from jaxinv.mesh.second_order import MIDSIDE_EDGES
 from jaxinv.mesh.volume_mesh import VolumeMesh
 
-# below the first coarse level a lower threshold keeps the matrices sparse at no cost in iterations
-STRENGTH = [("symmetric", {"theta": theta}) for theta in (0.08, 0.04)]
+# Couplings weaker than this do not join nodes. The cycle sweeps after the first prolongation anyway, so that
+# one stays piecewise constant, and its coarse matrix sparse; below, matrices are small and P is smoothed.
+STRENGTH = [("symmetric", {"theta": theta}) for theta in (0.1, 0.06)]
+PROLONGATION = [None, ("jacobi", {"omega": 4 / 3, "filter_entries": True})]
 COARSEST = 400  # nodes
-DAMPING = 4 / 3
+DTYPE = jnp.float32
 HEXAHEDRON_EDGES = (
     (0, 1),
     (1, 2),
@@ -44,9 +45,8 @@ def build_hierarchy(
     stiffness: Stiffness,
     conductivity: Float[np.ndarray, " tissue"] | Float[np.ndarray, "tissue 3 3"],
     interpolation: sparse.csr_array | None = None,
-    dtype=jnp.float64,
 ) -> Hierarchy:
-    """Coarse levels for the stiffness matrices of a head.
+    """Coarse levels for the stiffness matrices of a head, in float32.
 
     Elements of second order are first coarsened to first order on the same cells.
 
@@ -54,7 +54,6 @@ def build_hierarchy(
         stiffness: of the parameters, in float64.
         conductivity: at which the aggregates are chosen; a head's `nominal_parameters`.
         interpolation: what `linear_interpolation` gives for the mesh.
-        dtype: in which the cycle will run.
     """
     matrix = sparse.csr_matrix(stiffness.to_scipy(conductivity))
     finest = []
@@ -64,9 +63,11 @@ def build_hierarchy(
     state = np.random.get_state()  # noqa: NPY002
     np.random.seed(0)  # noqa: NPY002
     try:
-        solver = pyamg.smoothed_aggregation_solver(matrix, strength=STRENGTH, max_coarse=COARSEST)
+        solver = pyamg.smoothed_aggregation_solver(
+            matrix, strength=STRENGTH, smooth=PROLONGATION, max_coarse=COARSEST
+        )
         matrices = [*finest, *(level.A for level in solver.levels)]
-        damping = [jnp.asarray(_damping(matrix), dtype=dtype) for matrix in matrices]
+        radii = [jnp.asarray(_radius(matrix), dtype=DTYPE) for matrix in matrices]
     finally:
         np.random.set_state(state)  # noqa: NPY002
     prolongations = [sparse.csr_array(level.P) for level in solver.levels[:-1]]
@@ -74,22 +75,15 @@ def build_hierarchy(
         prolongations.insert(0, interpolation)
     parameters = stiffness.parameter_matrices()
     levels = []
-    for prolongation, omega in zip(prolongations, damping[1:], strict=True):
-        restriction = prolongation.T.tocsr()
-        parameters = [restriction @ matrix @ prolongation for matrix in parameters]
-        levels.append(
-            Level(
-                restriction=CsrMatrix.from_scipy(restriction, dtype),
-                prolongation=CsrMatrix.from_scipy(prolongation, dtype),
-                stiffness=Stiffness.from_scipy(parameters, dtype),
-                damping=omega,
-            )
-        )
+    for prolongation, radius in zip(prolongations, radii[1:], strict=True):
+        way = Prolongation.from_scipy(prolongation, parameters, DTYPE)
+        parameters = [prolongation.T.tocsr() @ matrix @ prolongation for matrix in parameters]
+        levels.append(Level(way, Stiffness.from_scipy(parameters, DTYPE), radius))
     kernel = solver.levels[-1].B[:, 0]
     return Hierarchy(
-        damping=damping[0],
+        radius=radii[0],
         levels=tuple(levels),
-        kernel=jnp.asarray(kernel / np.linalg.norm(kernel), dtype=dtype),
+        kernel=jnp.asarray(kernel / np.linalg.norm(kernel), dtype=DTYPE),
     )
 
 
@@ -117,6 +111,6 @@ def linear_interpolation(mesh: VolumeMesh) -> sparse.csr_array | None:
     )
 
 
-def _damping(matrix) -> float:
+def _radius(matrix) -> float:
     scaled = sparse.diags_array(1 / matrix.diagonal()) @ matrix
-    return DAMPING / (SAFETY * float(approximate_spectral_radius(scaled)))
+    return SAFETY * float(approximate_spectral_radius(scaled))

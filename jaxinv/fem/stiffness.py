@@ -92,8 +92,15 @@ class Stiffness:
 
     def dense(self, entries: Float[Array, " entry"]) -> Float[Array, "node node"]:
         """K(σ) as a dense matrix; for small ones."""
-        rows = jnp.repeat(jnp.arange(self.n_nodes), jnp.diff(self.indptr), total_repeat_length=len(entries))
-        return jnp.zeros((self.n_nodes,) * 2, entries.dtype).at[rows, self.indices].set(entries)
+        return jnp.zeros((self.n_nodes,) * 2, entries.dtype).at[self.rows(), self.indices].set(entries)
+
+    def rows(self) -> Int[Array, " entry"]:
+        """Row of each entry."""
+        return jnp.repeat(
+            jnp.arange(self.n_nodes, dtype=jnp.int32),
+            jnp.diff(self.indptr),
+            total_repeat_length=self.indices.shape[0],
+        )
 
     def to_scipy(self, conductivity: Parameters) -> sparse.csr_array:
         """K(σ) as a SciPy matrix."""

@@ -12,9 +12,8 @@ from scipy import sparse
 from scipy.stats import qmc
 
 from jaxinv import fem
-from jaxinv.fem.csr import CsrMatrix
 from jaxinv.fem.loads import Loads, SensorLoads, SourceLoads
-from jaxinv.fem.multigrid import Hierarchy, Level
+from jaxinv.fem.multigrid import Hierarchy, Level, Prolongation
 from jaxinv.fem.singular_loads import LocalizedLoads, SourceGroup, SubtractionLoads
 from jaxinv.fem.solve import SolveReport, solve_poisson
 from jaxinv.fem.start_space import StartSpace
@@ -37,7 +36,8 @@ class FemForward:
 
     One adjoint solve a channel gives the transfer matrix, whose rows are the potentials of unit
     currents at the sensors; a leadfield is its gradient at the sources. All channels are solved
-    together by conjugate gradients with a multigrid cycle that is fixed at the nominal conductivity.
+    together by conjugate gradients with a multigrid cycle whose aggregates are chosen at the nominal
+    conductivity.
 
     Attributes:
         stiffness: stiffness matrices of the tissues.
@@ -109,7 +109,7 @@ class FemForward:
         loads = place_sources(head, sources, source_model, dtype)
         assembled = fem.assemble_stiffness(head.mesh, head.n_tissues, head.conductivity)
         hierarchy = fem.build_hierarchy(
-            assembled, head.nominal_parameters, fem.linear_interpolation(head.mesh), dtype=dtype
+            assembled, head.nominal_parameters, fem.linear_interpolation(head.mesh)
         )
         forward = cls(
             stiffness=assembled.astype(dtype),
@@ -256,8 +256,8 @@ class FemForward:
 
 
 STORED_TYPES = (
-    Contacts, CsrMatrix, Electrodes, FemForward, Hierarchy, Level, LocalizedLoads, SensorLoads, SourceGroup,
-    SourceLoads, SourceSpace, Stiffness, StartSpace, SubtractionLoads, SurfaceField,
+    Contacts, Electrodes, FemForward, Hierarchy, Level, LocalizedLoads, Prolongation, SensorLoads,
+    SourceGroup, SourceLoads, SourceSpace, Stiffness, StartSpace, SubtractionLoads, SurfaceField,
 )  # fmt: skip
 
 
