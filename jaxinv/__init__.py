@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
                 "simulate", "tissues", "training"],
     submod_attrs={
         "forward.exact": ["FemForward"],
+        "forward.reduced": ["ReducedForward"],
         "forward.sphere": ["sphere_field", "sphere_leadfield"],
         "head.fsaverage": ["fsaverage", "fsaverage_electrodes"],
         "head.head_model": ["HeadModel"],

@@ -184,7 +184,7 @@ class FemForward:
 
     def stiffness_matrix(self, conductivity: Float[np.ndarray, " tissue"] | None = None) -> sparse.csr_array:
         """K(σ) as a SciPy matrix (node, node), in S."""
-        return self.stiffness.to_scipy(np.asarray(self._parameters(self._checked(conductivity))))
+        return self.stiffness.to_scipy(np.asarray(self.parameters(self._checked(conductivity))))
 
     def solve_report(self, conductivity: Float[Array, " tissue"] | None = None) -> SolveReport:
         """What the solver reaches at a conductivity: convergence, iterations and residuals."""
@@ -203,7 +203,7 @@ class FemForward:
                 while JAX has float64 switched off.
         """
         forward = read_pytree(path, "jaxinv FemForward", STORED_TYPES)
-        _check_dtype(forward.conductivity.dtype)
+        check_dtype(forward.conductivity.dtype)
         return jax.tree.map(jnp.asarray, forward)
 
     @property
@@ -229,7 +229,7 @@ class FemForward:
                 raise ValueError(f"conductivity must be positive, in S/m; that of {named} is not")
         return jnp.asarray(conductivity, dtype=self.conductivity.dtype)
 
-    def _parameters(self, conductivity) -> Parameters:
+    def parameters(self, conductivity: Conductivity) -> Parameters:
         """What the stiffness is linear in: values or tensors in S/m, or scales of the cells' tensors."""
         if self.conductivity_kind == "scalar" or conductivity.ndim == 3:
             return conductivity
@@ -263,7 +263,7 @@ STORED_TYPES = (
 
 def _transfer(forward: FemForward, conductivity):
     # the guess stays outside what is compiled once, as the space that gives it grows during a build
-    parameters = forward._parameters(conductivity)
+    parameters = forward.parameters(conductivity)
     guess = forward.start.guess(parameters)
     loads = forward.weights.columns(forward.stiffness.n_nodes)
     return _solve(forward.stiffness, forward.hierarchy, parameters, loads, guess, forward.tolerance)
@@ -300,10 +300,11 @@ def _check_options(source_model, tolerance, dtype, n_starts) -> None:
         )
     if n_starts < 1:
         raise ValueError(f"n_starts must be 1 or more, not {n_starts}")
-    _check_dtype(dtype)
+    check_dtype(dtype)
 
 
-def _check_dtype(dtype) -> None:
+def check_dtype(dtype) -> None:
+    """Refuse float64 while JAX has it switched off."""
     if np.dtype(dtype) == np.float64 and not jax.config.jax_enable_x64:
         raise ValueError(
             'a float64 operator needs float64 switched on: call jax.config.update("jax_enable_x64", True) '

@@ -1,0 +1,321 @@
+"""The offline stage of the reduced model: where to solve, and what to keep of a solution."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxinv.fem.multigrid import Hierarchy, v_cycle
+from jaxinv.fem.solve import solve_poisson
+from jaxinv.fem.stiffness import Stiffness
+from jaxinv.forward.hypercircle import Hypercircle, build_hypercircle
+
+MAX_ITERATIONS = 300
+SOLVED_TO = 1e-8  # relative residual of the solutions that span the spaces; what is left counts in the bound
+PADDING = 8  # the models are padded to a multiple of this many modes, so that few shapes are compiled
+CANDIDATES = 16  # conductivities whose bounds are looked at together
+
+
+@dataclass(frozen=True)
+class OfflineProblem:
+    """What is reduced: loads of channels, and the rows that are wanted of their potentials.
+
+    Attributes:
+        stiffness: of the head's parameters, in float64.
+        tissues: one matrix a tissue, in float64: K(σ) is their sum with the conductivities as factors.
+        hierarchy: of the multigrid cycle.
+        parameters: from conductivities to what `stiffness` takes.
+        rows: from potentials (node, channel) to leadfield rows (channel, row).
+        row_constant: bound on the norm of a row over the energy norm of its potential, at 1 S/m in
+            `row_tissue`.
+        row_tissue: index of the tissue that holds the sources.
+        cycle_floor: least eigenvalue of the cycle times K at `center`.
+        center: conductivities in the middle of the box, in S/m.
+        training: conductivities at which the bound must hold, in S/m.
+    """
+
+    stiffness: Stiffness
+    tissues: Stiffness
+    hierarchy: Hierarchy
+    parameters: Callable[[Float[Array, " tissue"]], Array]
+    rows: Callable[[Float[Array, "node channel"]], Float[Array, "channel row"]]
+    row_constant: float
+    row_tissue: int
+    cycle_floor: float
+    center: Float[np.ndarray, " tissue"]
+    training: Float[np.ndarray, "case tissue"]
+
+
+@flax.struct.dataclass
+class ReducedBlock:
+    """What is known of some channels: the model, and the rows of its basis. A pytree.
+
+    Attributes:
+        model: of the potentials.
+        rows: of the potentials in the model's basis.
+        conductivities: solved at, in S/m.
+        bound: largest bound over the training conductivities, relative to the row.
+        row_constant: of the bound.
+    """
+
+    model: Hypercircle
+    rows: Float[Array, "channel mode row"]
+    conductivities: Float[Array, "solution tissue"]
+    bound: float
+    row_constant: float
+
+
+def row_bounds(
+    model: Hypercircle,
+    row_root: Float[Array, "channel mode mode"],
+    row_constant: Float[Array, ""],
+    row_tissue: int,
+    conductivity: Float[Array, " tissue"],
+) -> tuple[Float[Array, " channel"], Float[Array, " channel"]]:
+    """Bound on the error of each row from its potential's, in V/(A m), and the norm of the row."""
+    coefficients = model.coefficients(conductivity)
+    error = model.energy_error(conductivity, coefficients)
+    norm = jnp.linalg.norm(jnp.einsum("cij,cj->ci", row_root, coefficients, precision="highest"), axis=1)
+    return row_constant * error / jnp.sqrt(conductivity[row_tissue]), norm
+
+
+def relative(error: Float[Array, "..."], least: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Error over the least norm that the true row can have; infinite where that is not positive."""
+    return jnp.where(least > 0, error / jnp.where(least > 0, least, 1), jnp.inf)
+
+
+@partial(jax.jit, static_argnums=3)
+def _largest_bounds(model, row_root, row_constant, row_tissue, conductivities):
+    """Largest bound over the channels relative to the row found, for each of the conductivities."""
+
+    def one(conductivity):
+        error, norm = row_bounds(model, row_root, row_constant, row_tissue, conductivity)
+        return (error / norm).max()
+
+    return jax.lax.map(one, conductivities)
+
+
+def reduce_block(
+    problem: OfflineProblem,
+    loads: Float[Array, "node channel"],
+    *,
+    tolerance: float,
+    max_modes: int,
+    report: Callable[[int, float], None],
+) -> ReducedBlock:
+    """Solve some channels at conductivities chosen one by one where the bound is largest.
+
+    Args:
+        problem: the head.
+        loads: right-hand sides in A, each of zero sum and none zero.
+        tolerance: bound to reach at every training conductivity, relative to the row.
+        max_modes: most solutions.
+        report: told the number of solutions and the bound after each.
+
+    Raises:
+        RuntimeError: if a solve does not converge, or `max_modes` do not reach the tolerance.
+    """
+    collected = _Collected.empty(problem, loads)
+    bounds = np.full(len(problem.training), np.inf)
+    used = np.zeros(len(bounds), bool)
+    conductivity = problem.center
+    while True:
+        collected.solve(problem, loads, conductivity)
+        model, rows_root = collected.model(problem.center)
+        worst = _refresh(bounds, model, rows_root, problem, tolerance)
+        report(len(collected.basis), float(bounds[worst]))
+        if bounds[worst] <= tolerance:
+            return collected.finished(problem, float(bounds[worst]))
+        if used[worst] or len(collected.basis) == max_modes:
+            raise RuntimeError(
+                f"the reduced model's bound is {bounds[worst]:.1e} after {len(collected.basis)} solutions, not "
+                f"tolerance={tolerance:g}: raise the tolerance or max_modes, or narrow low and high"
+            )
+        used[worst] = True
+        conductivity = problem.training[worst]
+
+
+def _refresh(bounds, model, rows_root, problem, tolerance) -> int:
+    """Index of the largest bound. None rises with another mode: only the largest are computed anew."""
+    fresh = np.zeros(len(bounds), bool)
+    while True:
+        worst = int(np.argmax(bounds))
+        if fresh[worst] or bounds[worst] <= tolerance:
+            return worst
+        stale = np.flatnonzero(~fresh)
+        chosen = stale[np.argsort(-bounds[stale])][:CANDIDATES]
+        chosen = np.resize(chosen, CANDIDATES)
+        bounds[chosen] = _largest_bounds(
+            model, rows_root, problem.row_constant, problem.row_tissue, jnp.asarray(problem.training[chosen])
+        )
+        fresh[chosen] = True
+
+
+@dataclass
+class _Collected:
+    """The solutions of a block and their products, which grow by one with each solve."""
+
+    basis: list  # (node, channel), one a mode
+    energy: np.ndarray  # (channel, tissue, mode, mode)
+    load: np.ndarray  # (channel, mode)
+    solutions: np.ndarray  # (channel, solution, mode)
+    conductivities: list
+    imbalance: np.ndarray  # (channel, solution)
+    rows: list  # (channel, row) in float32, one a mode
+    row_products: np.ndarray  # (channel, mode, mode)
+    change: np.ndarray | None = None
+    current: Hypercircle | None = None
+
+    @classmethod
+    def empty(cls, problem, loads) -> "_Collected":
+        channels, tissues = loads.shape[1], len(problem.center)
+        return cls(
+            [], np.zeros((channels, tissues, 0, 0)), np.zeros((channels, 0)), np.zeros((channels, 0, 0)),
+            [], np.zeros((channels, 0)), [], np.zeros((channels, 0, 0)),
+        )  # fmt: skip
+
+    def solve(self, problem: OfflineProblem, loads, conductivity) -> None:
+        """Solve at a conductivity, and add what is new in the solution to the basis."""
+        n_channels = loads.shape[1]
+        known = np.zeros((n_channels, len(self.basis)))
+        if self.basis:
+            found = np.asarray(self.current.coefficients(jnp.asarray(conductivity)))
+            known = np.einsum("cij,cj->ci", self.change, found[:, : len(self.basis)])
+        guess = jnp.zeros_like(loads)
+        for mode, weights in zip(self.basis, known.T):
+            guess = _add(guess, mode, jnp.asarray(weights))
+        parameters = problem.parameters(jnp.asarray(conductivity))
+        solution, report = _solve(problem.stiffness, problem.hierarchy, parameters, loads, guess)
+        if not bool(report.converged.all()):
+            raise RuntimeError(
+                f"the solver did not converge at {np.asarray(conductivity).tolist()} S/m: the largest "
+                f"relative residual is {float(report.residual.max()):.1e} after {int(report.iterations)} "
+                "iterations; look for badly shaped cells, or narrow low and high"
+            )
+        mode, step = _new_mode(solution, guess, loads)
+        images, rest = _images(
+            problem.tissues,
+            loads,
+            guess,
+            mode,
+            step,
+            jnp.asarray(conductivity),
+            problem.stiffness,
+            parameters,
+        )
+        center = problem.parameters(jnp.asarray(problem.center))
+        left = np.asarray(_dual_square(problem.stiffness, problem.hierarchy, center, rest))
+        self._append(problem, loads, mode, images, known, np.asarray(step), conductivity)
+        self.imbalance = np.hstack([self.imbalance, np.sqrt(left / problem.cycle_floor)[:, None]])
+
+    def _append(self, problem, loads, mode, images, known, step, conductivity) -> None:
+        self.basis.append(mode)
+        products = np.stack(
+            [np.asarray(_products(other, images)) for other in self.basis]
+        )  # (mode, tissue, c)
+        column = np.moveaxis(products, 2, 0).swapaxes(1, 2)  # (channel, tissue, mode)
+        self.energy = _bordered(self.energy, column)
+        self.load = np.hstack([self.load, np.asarray(_dot(mode, loads))[:, None]])
+        n = len(self.basis)
+        solutions = np.zeros((len(step), n, n))
+        solutions[:, : n - 1, : n - 1] = self.solutions
+        solutions[:, n - 1, : n - 1] = known
+        solutions[:, n - 1, n - 1] = step
+        self.solutions = solutions
+        self.conductivities.append(np.asarray(conductivity))
+        row = np.asarray(problem.rows(mode), dtype=np.float32)
+        self.rows.append(row)
+        overlap = np.stack(
+            [np.einsum("cs,cs->c", row, other, dtype=np.float64) for other in self.rows], axis=1
+        )
+        self.row_products = _bordered(self.row_products, overlap)
+
+    def model(self, center) -> tuple[Hypercircle, Float[Array, "channel mode mode"]]:
+        """The model of what was collected, padded; and a root of the products of its rows."""
+        conductivities = np.stack(self.conductivities)
+        exact, self.change = build_hypercircle(
+            self.energy, self.load, self.solutions, conductivities, self.imbalance, center
+        )
+        products = np.einsum("cia,cij,cjb->cab", self.change, self.row_products, self.change, optimize=True)
+        values, vectors = np.linalg.eigh(products)
+        root = np.sqrt(np.maximum(values, 0))[:, :, None] * np.swapaxes(vectors, 1, 2)
+        n_modes = -(-len(self.basis) // PADDING) * PADDING
+        self.current = jax.tree.map(jnp.asarray, exact.padded(n_modes))
+        width = n_modes - root.shape[-1]
+        return self.current, jnp.asarray(np.pad(root, ((0, 0), (0, width), (0, width))))
+
+    def finished(self, problem, bound) -> ReducedBlock:
+        """The models without padding."""
+        conductivities = np.stack(self.conductivities)
+        model, change = build_hypercircle(
+            self.energy, self.load, self.solutions, conductivities, self.imbalance, problem.center
+        )
+        rows = np.einsum("cia,ics->cas", change, np.stack(self.rows), optimize=True)
+        return ReducedBlock(model, rows.astype(np.float32), conductivities, bound, problem.row_constant)
+
+
+def _bordered(matrices, column):
+    """Symmetric matrices (..., mode, mode) with one row and column more, (..., mode + 1)."""
+    n = column.shape[-1]
+    grown = np.zeros((*matrices.shape[:-2], n, n))
+    grown[..., : n - 1, : n - 1] = matrices
+    grown[..., n - 1, :] = column
+    grown[..., :, n - 1] = column
+    return grown
+
+
+@jax.jit
+def _solve(stiffness, hierarchy, parameters, loads, guess):
+    return solve_poisson(stiffness, hierarchy, parameters, loads, guess, SOLVED_TO, MAX_ITERATIONS)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _add(total, mode, weights):
+    return total + weights * mode
+
+
+@jax.jit
+def _new_mode(solution, guess, loads):
+    """What a solution adds to its guess, of unit length; and the length.
+
+    A guess that was good enough already gains the load instead, of which the solution takes nothing.
+    """
+    new = solution - guess
+    step = jnp.linalg.norm(new, axis=0)
+    mode = jnp.where(step > 0, new, loads)
+    return mode / jnp.linalg.norm(mode, axis=0), step
+
+
+@jax.jit
+def _images(tissues, loads, guess, mode, step, conductivity, stiffness, parameters):
+    """Each tissue's matrix times the mode, and the residual of the solution as the basis holds it."""
+    images = jax.lax.map(lambda entries: tissues.product(entries, mode).astype(jnp.float32), tissues.values)
+    rest = loads - stiffness.product(stiffness.at(parameters), guess + step * mode)
+    return images, rest
+
+
+@jax.jit
+def _products(mode, images):
+    """Sums over the nodes of a mode times each image, in double precision: (tissue, channel)."""
+    return (mode * images).sum(axis=1)
+
+
+@jax.jit
+def _dot(mode, loads):
+    return (mode * loads).sum(axis=0)
+
+
+@jax.jit
+def _dual_square(stiffness, hierarchy, parameters, rest):
+    """<r, M r> for the cycle M."""
+    single = stiffness.astype(jnp.float32)
+    scale = jnp.linalg.norm(rest, axis=0)
+    scale = jnp.where(scale > 0, scale, 1)
+    unit = (rest / scale).astype(jnp.float32)
+    cycled = v_cycle(hierarchy, single, parameters.astype(jnp.float32))(unit)
+    return (unit.astype(rest.dtype) * cycled).sum(axis=0) * scale**2
