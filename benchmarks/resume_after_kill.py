@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import flax.struct
 import jax
@@ -28,6 +29,7 @@ import jaxinv.head
 import jaxinv.networks
 import jaxinv.simulate
 import jaxinv.training
+from jaxinv.tissues import conductivity_range
 
 PAUSE = 0.05
 """Seconds that a worker that is to be killed waits after every step."""
@@ -58,12 +60,22 @@ class SumOfLeadfields:
     conductivity: Float[Array, " tissue"]
     parts: Float[Array, "tissue channel source"]
     tissue_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=("scalp", "grey", "white"))
+    conductivities_at_once: ClassVar[int] = 4
 
     def leadfield(self, conductivity=None):
         """The leadfield, (channel, source), average reference."""
         conductivity = self.conductivity if conductivity is None else conductivity
         unreferenced = jnp.tensordot(conductivity, self.parts, axes=1)
         return self.sensors.reference_operator(self.parts.dtype) @ unreferenced
+
+    def project(self, conductivity, current):
+        """Measurements of currents along the normals."""
+        return self.leadfield(conductivity) @ current
+
+    @property
+    def conductivity_range(self):
+        """Lower and upper conductivities, in S/m."""
+        return conductivity_range(self.tissue_names)
 
 
 def problem():

@@ -54,7 +54,8 @@ def _execute(command: Command, console: Console) -> None:
             return
         forward = cli.stages.build_forward(run, config, console)
         if isinstance(command, Run | Train):
-            cli.stages.train_stage(run, config, forward, console, resume=command.resume)
+            simulator = cli.stages.reduce_forward(run, config, forward, console)
+            cli.stages.train_stage(run, config, simulator, console, resume=command.resume)
         if isinstance(command, Train):
             console.print(f"evaluate it with: jaxinv evaluate --directory {run.path}")
             return

@@ -43,6 +43,16 @@ class RunDirectory:
         return self.path / "forward.npz"
 
     @property
+    def reduced(self) -> Path:
+        """The reduced forward model, which training simulates with."""
+        return self.path / "reduced.npz"
+
+    @property
+    def reduction(self) -> Path:
+        """Finished parts of a reduced model in work."""
+        return self.path / "reduction"
+
+    @property
     def evaluation(self) -> Path:
         """The figures of the table, case by case."""
         return self.path / "evaluation.json"

@@ -1,5 +1,6 @@
 """From a configuration to a report, one function a stage. A stage that a directory has finished is reused."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from jaxinv.evaluation import (
     write_report,
 )
 from jaxinv.forward.exact import FemForward
+from jaxinv.forward.reduced import ReducedForward
 from jaxinv.head import Electrodes, HeadModel, SourceSpace, SurfaceField
 from jaxinv.head.fsaverage import cortical_sources, fsaverage_electrodes, fsaverage_head, volumetric_sources
 from jaxinv.simulate import ActivityModel, Dipoles, HalfActiveMaps, Patches, WhiteNoise, simulate_batch
@@ -81,7 +83,6 @@ def build_forward(run: RunDirectory, config: RunConfig, console: Console) -> Fem
             anatomy.sensors,
             tolerance=config.head.tolerance,
             dtype=config.head.dtype,
-            n_starts=config.head.n_starts,
         )
         solved = forward.solve_report()
     forward.save(run.forward)
@@ -93,8 +94,34 @@ def build_forward(run: RunDirectory, config: RunConfig, console: Console) -> Fem
     return forward.replace(head=None)  # as the file has it, so that both compile to the same
 
 
+def reduce_forward(
+    run: RunDirectory, config: RunConfig, forward: FemForward, console: Console
+) -> FemForward | ReducedForward:
+    """What training simulates with: the reduced model of a run, built or read, or the exact one."""
+    if config.head.reduction is None:
+        return forward
+    if run.noted("reduced") is not None:
+        console.print(f"the reduced forward model is in {run.reduced} already")
+        return ReducedForward.load(run.reduced)
+    console.print(f"reducing the forward model to an error of {config.head.reduction:g}, certified …")
+    started = time.perf_counter()
+    reduced = ReducedForward.build(forward, tolerance=config.head.reduction, cache=run.reduction)
+    seconds = time.perf_counter() - started
+    reduced.save(run.reduced)
+    shutil.rmtree(run.reduction, ignore_errors=True)
+    modes = reduced.model.load.shape[1]
+    run.note("reduced", {"seconds": seconds, "tolerance": config.head.reduction, "modes": modes})
+    console.print(f"[green]✓[/] reduced forward model, at most {modes} modes a channel, {seconds:.1f} s")
+    return reduced
+
+
 def train_stage(
-    run: RunDirectory, config: RunConfig, forward: FemForward, console: Console, *, resume: bool
+    run: RunDirectory,
+    config: RunConfig,
+    forward: FemForward | ReducedForward,
+    console: Console,
+    *,
+    resume: bool,
 ) -> TrainResult:
     """Train the network, with a progress bar."""
     activity, noise = build_activity(config.simulation, forward.sources), WhiteNoise(config.simulation.snr_db)

@@ -2,6 +2,7 @@
 
 from functools import partial
 from os import PathLike
+from typing import ClassVar
 
 import flax.struct
 import jax
@@ -69,6 +70,7 @@ class FemForward:
     source_model: str = flax.struct.field(pytree_node=False)
     tolerance: float = flax.struct.field(pytree_node=False)
     head: HeadModel | None = flax.struct.field(pytree_node=False, default=None)
+    conductivities_at_once: ClassVar[int] = 1
 
     @classmethod
     def build(
@@ -172,6 +174,27 @@ class FemForward:
             field = jnp.einsum("csx,sx->cs", field, jnp.asarray(sources.normals, dtype=field.dtype))
         operator = (self.sensors if sensors is None else sensors).reference_operator(field.dtype)
         return jnp.tensordot(operator, field, axes=1, precision="highest")
+
+    def project(
+        self, conductivity: Float[Array, " tissue"], current: Float[Array, "source *time"]
+    ) -> Float[Array, "channel *time"]:
+        """Measurements, in V, of currents (A m): the leadfield times the currents.
+
+        Args:
+            conductivity: as in `leadfield`.
+            current: of each source, along its normal; (source, 3) or (source, 3, time) if free.
+        """
+        leadfield = self.leadfield(conductivity)
+        return jnp.tensordot(leadfield, current, axes=leadfield.ndim - 1, precision="highest")
+
+    @property
+    def conductivity_range(self) -> tuple[Float[np.ndarray, " tissue"], Float[np.ndarray, " tissue"]]:
+        """Lower and upper conductivity of each tissue in the literature, in S/m.
+
+        Raises:
+            ValueError: for a tissue that `jaxinv.tissues` does not know.
+        """
+        return conductivity_range(self.tissue_names)
 
     def transfer_matrix(
         self, conductivity: Float[Array, " tissue"] | None = None

@@ -133,8 +133,8 @@ def reduce_block(
             return collected.finished(problem, float(bounds[worst]))
         if used[worst] or len(collected.basis) == max_modes:
             raise RuntimeError(
-                f"the reduced model's bound is {bounds[worst]:.1e} after {len(collected.basis)} solutions, not "
-                f"tolerance={tolerance:g}: raise the tolerance or max_modes, or narrow low and high"
+                f"the reduced model's bound is {bounds[worst]:.1e} after {len(collected.basis)} solutions, "
+                f"not tolerance={tolerance:g}: raise the tolerance or max_modes, or narrow low and high"
             )
         used[worst] = True
         conductivity = problem.training[worst]
@@ -294,7 +294,7 @@ def _new_mode(solution, guess, loads):
 @jax.jit
 def _images(tissues, loads, guess, mode, step, conductivity, stiffness, parameters):
     """Each tissue's matrix times the mode, and the residual of the solution as the basis holds it."""
-    images = jax.lax.map(lambda entries: tissues.product(entries, mode).astype(jnp.float32), tissues.values)
+    images = jax.lax.map(lambda entries: tissues.product(entries, mode), tissues.values)
     rest = loads - stiffness.product(stiffness.at(parameters), guess + step * mode)
     return images, rest
 

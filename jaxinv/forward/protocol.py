@@ -1,6 +1,6 @@
 """What everything above the forward model may rely on."""
 
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
@@ -17,12 +17,20 @@ class Forward(Protocol):
         sensors: what is measured.
         tissue_names: one a conductivity.
         conductivity: nominal, in S/m.
+        conductivities_at_once: that are worth working on together; each takes memory of its own.
+        conductivity_range: lower and upper conductivity of each tissue that it is made for, in S/m.
     """
 
     sources: SourceSpace
     sensors: Sensors
     tissue_names: tuple[str, ...]
     conductivity: Float[Array, " tissue"]
+    conductivities_at_once: ClassVar[int]
+
+    @property
+    def conductivity_range(self) -> tuple[Float[Array, " tissue"], Float[Array, " tissue"]]:
+        """Lower and upper conductivity of each tissue that the model is made for, in S/m."""
+        ...
 
     def leadfield(
         self,
@@ -32,4 +40,10 @@ class Forward(Protocol):
         sensors: Sensors | None = None,
     ) -> Float[Array, "channel source"] | Float[Array, "channel source 3"]:
         """Referenced leadfield in V/(A m); pure, usable under `jit`, `vmap`, `jvp` and `vjp`."""
+        ...
+
+    def project(
+        self, conductivity: Float[Array, " tissue"], current: Float[Array, "source *time"]
+    ) -> Float[Array, "channel *time"]:
+        """Measurements of currents along the sources' normals; pure, as `leadfield` is."""
         ...

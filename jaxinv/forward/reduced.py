@@ -2,6 +2,7 @@
 
 import itertools
 from os import PathLike
+from typing import ClassVar
 
 import flax.struct
 import jax
@@ -61,6 +62,7 @@ class ReducedForward:
     tissue_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
     row_tissue: int = flax.struct.field(pytree_node=False)
     tolerance: float = flax.struct.field(pytree_node=False)
+    conductivities_at_once: ClassVar[int] = 64
 
     @classmethod
     def build(
@@ -179,6 +181,11 @@ class ReducedForward:
         parts = self._parts(self.model.coefficients(conductivity))
         measured = jnp.einsum("cp,cp...->c...", parts, seen, precision="highest")
         return self._within_box(conductivity, extrapolate, measured)
+
+    @property
+    def conductivity_range(self) -> tuple[Float[Array, " tissue"], Float[Array, " tissue"]]:
+        """The corners of the box that was certified, in S/m."""
+        return self.low, self.high
 
     def error_bound(self, conductivity: Float[Array, " tissue"] | None = None) -> Float[Array, " channel"]:
         """Bound on each row's error in the L2 norm over the sources, relative to the exact leadfield's row.

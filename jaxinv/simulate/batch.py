@@ -11,7 +11,6 @@ from jaxinv.forward.protocol import Forward
 from jaxinv.simulate.activity import ActivityModel
 from jaxinv.simulate.noise import WhiteNoise
 from jaxinv.simulate.uniform import uniform
-from jaxinv.tissues import conductivity_range
 
 
 @flax.struct.dataclass
@@ -37,8 +36,8 @@ class Batch:
     head: Int[Array, " batch"]
 
 
-def sample_conductivity(key: PRNGKeyArray, tissue_names: Sequence[str]) -> Float[Array, " tissue"]:
-    """Conductivities drawn independently, log-uniform over each tissue's range in `jaxinv.tissues.TISSUES`.
+def sample_conductivity(key: PRNGKeyArray, forward: Forward) -> Float[Array, " tissue"]:
+    """Conductivities drawn independently, log-uniform over each tissue's range of a forward model.
 
     Log-uniform, because the literature disagrees by factors: half of the skulls drawn conduct less than
     the geometric mean of the range.
@@ -47,9 +46,9 @@ def sample_conductivity(key: PRNGKeyArray, tissue_names: Sequence[str]) -> Float
         In S/m, float32.
 
     Raises:
-        ValueError: for an unknown tissue.
+        ValueError: for a tissue without a range.
     """
-    low, high = (jnp.asarray(bound, jnp.float32) for bound in conductivity_range(tissue_names))
+    low, high = (jnp.asarray(bound, jnp.float32) for bound in forward.conductivity_range)
     share = uniform(key, low.shape)
     return jnp.clip(low * (high / low) ** share, low, high)
 
@@ -80,18 +79,25 @@ def simulate_measurements(
         ValueError: if the shapes of leadfield, reference and activity do not fit, or `size` is not positive.
     """
     _check_shapes(leadfield, reference, activity, size)
-    leadfield, reference = leadfield.astype(jnp.float32), jnp.asarray(reference, jnp.float32)
+    leadfield = leadfield.astype(jnp.float32)
     activity_key, noise_key = jax.random.split(key)
     drawn = jax.vmap(activity.sample)(jax.random.split(activity_key, size))
     signal = jnp.matmul(drawn.current, leadfield.T, precision="highest")
+    conductivity = jnp.asarray(conductivity, jnp.float32)
+    conductivity = jnp.broadcast_to(conductivity, (size, *conductivity.shape))
+    return _measured(noise_key, signal, drawn, conductivity, noise, jnp.asarray(reference, jnp.float32))
+
+
+def _measured(noise_key, signal, drawn, conductivity, noise, reference) -> Batch:
+    """Cases of which all is drawn but the noise."""
+    size = len(signal)
     noise_keys = jax.random.split(noise_key, size)
     added, noise_cov = jax.vmap(noise.sample, in_axes=(0, 0, None))(noise_keys, signal, reference)
-    conductivity = jnp.asarray(conductivity, jnp.float32)
     return Batch(
         measurements=signal + added,
         activity=drawn.label,
         current=drawn.current,
-        conductivity=jnp.broadcast_to(conductivity, (size, *conductivity.shape)),
+        conductivity=conductivity,
         noise_cov=noise_cov,
         channel_mask=jnp.ones(signal.shape, bool),
         head=jnp.zeros(size, jnp.int32),
@@ -118,7 +124,8 @@ def simulate_batch(
         activity: draws the sources' states, alike in every head.
         noise: draws the noise.
         size: number of cases, a multiple of the number of leadfields.
-        conductivities: leadfields a head, one conductivity each.
+        conductivities: leadfields a head, one conductivity each. With as many as cases, no leadfield is
+            formed: a `ReducedForward` then draws thousands of cases a second.
 
     Raises:
         ValueError: for heads that do not match, a tissue without a range in the literature, or a `size` that
@@ -144,15 +151,32 @@ def _simulate_head(key, forward, activity, noise, size, conductivities):
     """`size` cases on each of `conductivities` leadfields of one head, one leadfield in memory at a time."""
     dtype = jnp.asarray(forward.conductivity).dtype
     reference = forward.sensors.reference_operator(jnp.float32)
+    if size == 1:
+        return _simulate_projected(key, forward, activity, noise, conductivities, reference)
 
     def simulate_leadfield(leadfield_key):
         conductivity_key, case_key = jax.random.split(leadfield_key)
-        conductivity = sample_conductivity(conductivity_key, forward.tissue_names)
+        conductivity = sample_conductivity(conductivity_key, forward)
         leadfield = forward.leadfield(conductivity.astype(dtype))
         return simulate_measurements(case_key, leadfield, conductivity, activity, noise, size, reference)
 
     stacked = jax.lax.map(simulate_leadfield, jax.random.split(key, conductivities))
     return jax.tree.map(lambda x: x.reshape(conductivities * size, *x.shape[2:]), stacked)
+
+
+def _simulate_projected(key, forward, activity, noise, size, reference):
+    """`size` cases of one head, each at conductivities of its own."""
+    conductivity_key, activity_key, noise_key = jax.random.split(key, 3)
+    keys = jax.random.split(conductivity_key, size)
+    conductivity = jax.vmap(lambda k: sample_conductivity(k, forward))(keys)
+    drawn = jax.vmap(activity.sample)(jax.random.split(activity_key, size))
+    dtype = jnp.asarray(forward.conductivity).dtype
+    signal = jax.lax.map(
+        lambda case: forward.project(*case),
+        (conductivity.astype(dtype), drawn.current.astype(dtype)),
+        batch_size=min(forward.conductivities_at_once, size),
+    )
+    return _measured(noise_key, signal.astype(jnp.float32), drawn, conductivity, noise, reference)
 
 
 def _check_heads(forwards: tuple[Forward, ...]) -> None:

@@ -7,14 +7,15 @@ import dataclasses
 class TrainConfig:
     """Settings of `train`. The defaults suit the `quick` preset of the network.
 
-    An *update* is one step of the optimiser on a freshly simulated batch. One leadfield, for conductivities
-    drawn anew, serves `updates_per_leadfield` updates; a run solves `updates / updates_per_leadfield` of
-    them. Every count below is in updates, and acts at the first multiple of `updates_per_leadfield` that
-    reaches it.
+    An *update* is one step of the optimiser on a freshly simulated batch. Every sample of it has
+    conductivities of its own, which wants a `ReducedForward`; or, with `updates_per_leadfield`, one leadfield
+    serves that many updates. Every count below is in updates, and acts at the first multiple of
+    `updates_per_step` that reaches it.
 
     Attributes:
         updates: optimiser updates in the whole run; a multiple of `updates_per_leadfield`.
-        updates_per_leadfield: updates that share one leadfield.
+        updates_per_leadfield: updates that share one leadfield, for conductivities drawn anew; 0 gives every
+            sample its own.
         batch_size: samples in an update.
         learning_rate: highest value, reached after the warm-up, then a half cosine down to 0.
         warmup: updates of linear warm-up.
@@ -33,7 +34,7 @@ class TrainConfig:
     """
 
     updates: int = 410
-    updates_per_leadfield: int = 2
+    updates_per_leadfield: int = 0
     batch_size: int = 64
     learning_rate: float = 3e-3
     warmup: int = 40
@@ -54,20 +55,25 @@ class TrainConfig:
         for name in ("learning_rate", "gradient_clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        for name in ("warmup", "weight_decay", "seed"):
+        for name in ("updates_per_leadfield", "warmup", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience={self.patience} must be at least 1; None never stops early")
-        _check_multiple(self, "updates", "updates_per_leadfield")
+        if self.updates_per_leadfield:
+            _check_multiple(self, "updates", "updates_per_leadfield")
         _check_multiple(self, "validation_size", "validation_leadfields")
         if self.warmup >= self.updates:
             raise ValueError(f"warmup={self.warmup} must be shorter than updates={self.updates}")
 
+    @property
+    def updates_per_step(self) -> int:
+        """Updates in one jitted step."""
+        return max(self.updates_per_leadfield, 1)
+
 
 _AT_LEAST_ONE = (
     "updates",
-    "updates_per_leadfield",
     "batch_size",
     "evaluate_every",
     "checkpoint_every",

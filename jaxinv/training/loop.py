@@ -67,9 +67,9 @@ def train(
 ) -> TrainResult:
     """Train a `DirectInversionUNet` on measurements simulated on the fly.
 
-    Each step draws conductivities, solves their leadfield inside the jitted step and updates the network on
-    fresh batches simulated from it. The validation set is simulated once, from its own leadfields. On
-    several devices the batch is divided over them.
+    Each step draws conductivities, for every sample or for a few updates, and updates the network on batches
+    simulated for them inside the jitted step. The validation set is simulated once, from its own leadfields.
+    On several devices the batch is divided over them.
 
     The directory receives `metrics.jsonl` and `checkpoints/`, which keep the best and the last state.
     A run that is killed and resumed ends, on the same machine, with the same parameters to the bit as an

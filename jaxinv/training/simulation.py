@@ -52,7 +52,7 @@ def draw_leadfield(key: Key[Array, ""], forward) -> DrawnLeadfield:
         key: of the conductivities.
         forward: a `Forward` with sources of fixed orientation.
     """
-    conductivity = sample_conductivity(key, forward.tissue_names)
+    conductivity = sample_conductivity(key, forward)
     leadfield = forward.leadfield(conductivity.astype(jnp.asarray(forward.conductivity).dtype))
     return DrawnLeadfield(leadfield.astype(jnp.float32), conductivity)
 
@@ -72,6 +72,17 @@ def draw_batch(
     """
     reference = forward.sensors.reference_operator(jnp.float32)
     batch = simulate_measurements(key, drawn.leadfield, drawn.conductivity, activity, noise, size, reference)
+    return batch.measurements, batch.activity
+
+
+def draw_fresh_batch(
+    key: Key[Array, ""], forward, activity, noise, size: int
+) -> tuple[Float[Array, "batch channel"], Float[Array, "batch source"]]:
+    """Fresh samples, each at conductivities of its own: measurements and labels, float32; pure.
+
+    Arguments as of `draw_batch`, without the leadfield.
+    """
+    batch = simulate_batch(key, forward, activity, noise, size, conductivities=size)
     return batch.measurements, batch.activity
 
 

@@ -14,7 +14,7 @@ from jaxinv.networks import DirectInversionUNet
 from jaxinv.training.config import TrainConfig
 from jaxinv.training.optimiser import learning_rate, make_optimiser
 from jaxinv.training.parallel import split_over_batch
-from jaxinv.training.simulation import LabelledSet, draw_batch, draw_leadfield
+from jaxinv.training.simulation import LabelledSet, draw_batch, draw_fresh_batch, draw_leadfield
 
 
 @flax.struct.dataclass
@@ -106,8 +106,9 @@ def binary_cross_entropy(
 def make_train_step(graphdef: nnx.GraphDef, config: TrainConfig, mesh: Mesh) -> Step:
     """Compile-once training step.
 
-    The step draws conductivities, solves their leadfield, and scans over `config.updates_per_leadfield`
-    updates, each on a batch simulated for it. All keys derive from `key` and the state's counter, so a
+    The step makes one update on a batch whose samples have conductivities of their own; or it draws
+    conductivities, solves their leadfield, and scans over `config.updates_per_leadfield` updates, each on a
+    batch simulated for it. All keys derive from `key` and the state's counter, so a
     resumed run draws what an unbroken one would. An update whose loss or gradient is not finite leaves
     parameters and optimiser alone and is counted in the state.
 
@@ -128,10 +129,18 @@ def make_train_step(graphdef: nnx.GraphDef, config: TrainConfig, mesh: Mesh) -> 
     @jax.jit
     def step(key: Key[Array, ""], state: TrainState, forward, activity, noise):
         leadfield_key, batch_key = jax.random.split(jax.random.fold_in(key, state.update))
-        drawn = draw_leadfield(leadfield_key, forward)
+        shared = draw_leadfield(leadfield_key, forward) if config.updates_per_leadfield else None
 
         def update(state: TrainState, inner_key):
-            batch = draw_batch(inner_key, drawn, forward, activity, noise, config.batch_size)
+            if shared is None:
+                batch = draw_fresh_batch(inner_key, forward, activity, noise, config.batch_size)
+                finite = jnp.isfinite(batch[0]).all(axis=1).sum(dtype=jnp.int32)
+                state = state.replace(
+                    leadfields=state.leadfields + finite,
+                    unsolved=state.unsolved + config.batch_size - finite,
+                )
+            else:
+                batch = draw_batch(inner_key, shared, forward, activity, noise, config.batch_size)
             measurements, labels = (split_over_batch(array, mesh) for array in batch)
             loss, gradient = jax.value_and_grad(loss_of)(state.params, state.statistics, measurements, labels)
             changes, opt_state = optimiser.update(gradient, state.opt_state, state.params)
@@ -149,10 +158,10 @@ def make_train_step(graphdef: nnx.GraphDef, config: TrainConfig, mesh: Mesh) -> 
             )
             return state, loss
 
-        start = state
-        state, losses = jax.lax.scan(update, state, jax.random.split(batch_key, config.updates_per_leadfield))
-        solved = drawn.is_finite().astype(jnp.int32)
-        state = state.replace(leadfields=start.leadfields + solved, unsolved=start.unsolved + 1 - solved)
+        state, losses = jax.lax.scan(update, state, jax.random.split(batch_key, config.updates_per_step))
+        if shared is not None:
+            solved = shared.is_finite().astype(jnp.int32)
+            state = state.replace(leadfields=state.leadfields + solved, unsolved=state.unsolved + 1 - solved)
         return state, StepReport(jnp.mean(losses), learning_rate(state.update - 1, config))
 
     return step

@@ -25,7 +25,8 @@ def test_quick_is_what_it_promises():
     quick = preset("quick")
     assert quick.head.resolution <= 4e-3
     assert quick.head.sources == "ico4"
-    assert quick.training.updates / quick.training.updates_per_leadfield >= 200
+    assert quick.training.updates_per_leadfield == 0
+    assert quick.head.reduction == 1e-2
 
 
 def test_paper_has_the_published_sizes():

@@ -1,5 +1,6 @@
 import dataclasses
 from functools import partial
+from typing import ClassVar
 
 import flax.struct
 import jax
@@ -32,11 +33,19 @@ class ToyForward:
     sources: SourceSpace
     sensors: Electrodes
     tissue_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=TISSUE_NAMES)
+    conductivities_at_once: ClassVar[int] = 4
 
     def leadfield(self, conductivity=None, *, sources=None, sensors=None):
         conductivity = self.conductivity if conductivity is None else conductivity
         reference = self.sensors.reference_operator(self.parts.dtype)
         return reference @ jnp.tensordot(conductivity, self.parts, axes=1)
+
+    @property
+    def conductivity_range(self):
+        return conductivity_range(self.tissue_names)
+
+    def project(self, conductivity, current):
+        return self.leadfield(conductivity) @ current
 
 
 def toy(seed=0, n_channels=CHANNELS, n_sources=SOURCE_COUNT, dtype=np.float32):
@@ -96,14 +105,21 @@ def test_each_conductivity_is_drawn_in_range_and_has_its_own_leadfield(key):
 
 
 def test_conductivity_is_log_uniform(key):
-    drawn = jax.jit(jax.vmap(partial(sample_conductivity, tissue_names=TISSUE_NAMES)))(
-        jax.random.split(key, 5000)
-    )
+    drawn = jax.jit(jax.vmap(partial(sample_conductivity, forward=FORWARD)))(jax.random.split(key, 5000))
     low, high = conductivity_range(TISSUE_NAMES)
     share = np.sort(np.log(drawn / low) / np.log(high / low), axis=0)
     uniform = np.linspace(0, 1, 5000)[:, None].repeat(3, 1)
     np.testing.assert_allclose(share, uniform, atol=0.04)
     assert drawn.dtype == jnp.float32
+
+
+def test_every_case_may_have_a_leadfield_of_its_own(key):
+    """As many conductivities as cases: measured with L(σ) of each, though none is formed."""
+    batch = simulate(key, FORWARD, ACTIVITY, WhiteNoise((120.0, 120.0)), 6, conductivities=6)
+    assert len(np.unique(batch.conductivity[:, 1])) == 6
+    leadfield = jax.vmap(FORWARD.leadfield)(batch.conductivity)
+    signal = np.einsum("bcs,bs->bc", leadfield, batch.current)
+    np.testing.assert_allclose(batch.measurements, signal, atol=1e-5 * np.abs(signal).max())
 
 
 def test_same_key_same_batch_and_jit_changes_nothing(key):

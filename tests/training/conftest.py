@@ -1,6 +1,7 @@
 """Fixtures: a forward model small enough to train on in seconds: L(σ) = Σ σ_t A_t over three tissues."""
 
 from types import SimpleNamespace
+from typing import ClassVar
 
 import flax.struct
 import jax
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float
 from jaxinv.head import Electrodes, SourceSpace
 from jaxinv.networks import UNetConfig
 from jaxinv.simulate import HalfActiveMaps, WhiteNoise
+from jaxinv.tissues import conductivity_range
 from jaxinv.training import TrainConfig, train
 
 TINY = UNetConfig(latent_length=16, width=4, depth=1, correction_stages=2, correction_width=4)
@@ -27,11 +29,19 @@ class ToyForward:
     conductivity: Float[Array, " tissue"]
     parts: Float[Array, "tissue channel source"]
     tissue_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=("scalp", "grey", "white"))
+    conductivities_at_once: ClassVar[int] = 4
 
     def leadfield(self, conductivity=None):
         conductivity = self.conductivity if conductivity is None else conductivity
         unreferenced = jnp.tensordot(conductivity, self.parts, axes=1)
         return self.sensors.reference_operator(self.parts.dtype) @ unreferenced
+
+    @property
+    def conductivity_range(self):
+        return conductivity_range(self.tissue_names)
+
+    def project(self, conductivity, current):
+        return self.leadfield(conductivity) @ current
 
 
 @flax.struct.dataclass

@@ -1,0 +1,198 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from jaxinv.forward import offline
+from jaxinv.forward.exact import FemForward
+from jaxinv.forward.protocol import Forward
+from jaxinv.forward.reduced import ReducedForward
+from jaxinv.head import Electrodes, SourceSpace, SurfaceField
+
+from .conftest import CONDUCTIVITY, RADII, directions
+
+LOW, HIGH = np.array([0.28, 0.001, 1.7, 0.22]), np.array([0.87, 0.04, 1.8, 0.67])
+TOLERANCE = 1e-3
+
+
+def build(forward, **options):
+    options = {"tolerance": TOLERANCE, "dtype": "float64", "progress": False, **options}
+    return ReducedForward.build(forward, LOW, HIGH, **options)
+
+
+@pytest.fixture(scope="module")
+def reduced(forward):
+    return build(forward)
+
+
+@pytest.fixture(scope="module")
+def cases():
+    """Held-out conductivities in the box, and its two extreme corners."""
+    share = np.random.default_rng(11).random((12, 4))
+    return np.vstack([np.exp(np.log(LOW) + share * np.log(HIGH / LOW)), LOW, HIGH])
+
+
+def errors(exact, found):
+    exact = np.asarray(exact).reshape(len(exact), -1)
+    difference = np.linalg.norm(np.asarray(found).reshape(exact.shape) - exact, axis=1)
+    return difference / np.linalg.norm(exact, axis=1)
+
+
+def test_follows_the_protocol(reduced):
+    assert isinstance(reduced, Forward)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_the_bound_bounds_and_the_tolerance_is_met(forward, reduced, cases, dtype):
+    """On conductivities that the build has not seen, and corners that it has, in both precisions."""
+    cast = jax.tree.map(lambda a: a.astype(dtype) if a.dtype == jnp.float64 else a, reduced)
+    ratios = []
+    for sigma in cases:
+        true, bound = errors(forward.leadfield(sigma), cast.leadfield(sigma)), cast.error_bound(sigma)
+        assert (true <= np.asarray(bound)).all()
+        assert true.max() <= TOLERANCE
+        ratios.append(np.asarray(bound) / true)
+    assert max(reduced.error_bound(cases[-1]).max(), reduced.error_bound(cases[-2]).max()) <= TOLERANCE
+    assert np.median(ratios) < 15
+
+
+def test_the_energy_bound_is_sharp(forward):
+    """Of the potential's own error, which by Galerkin orthogonality is a difference of energies.
+
+    Far from the box, so that the difference is not rounding.
+    """
+    reduced = build(forward, tolerance=0.3)
+    loads = offline._referenced_loads(forward)
+    for sigma in ([0.43, 0.2, 1.79, 0.33], [0.43, 0.01, 0.2, 0.33], [3, 0.005, 1.79, 1.5]):
+        sigma = np.array(sigma)
+        exact = forward.sensors.reference_operator() @ forward.transfer_matrix(sigma)
+        coefficients = reduced.model.coefficients(jnp.asarray(sigma))
+        energy = np.einsum("cn,nc->c", exact, loads) - (coefficients * reduced.model.load).sum(axis=1)
+        bound = np.asarray(reduced.model.energy_error(jnp.asarray(sigma), coefficients))
+        assert (bound >= np.sqrt(energy)).all()
+        assert np.median(bound / np.sqrt(energy)) < 3
+
+
+def test_scaling_every_conductivity_divides_the_leadfield(reduced, cases):
+    scaled = reduced.leadfield(1.3 * cases[0], extrapolate=True)
+    np.testing.assert_allclose(scaled, reduced.leadfield(cases[0]) / 1.3, rtol=1e-6, atol=1e-12)
+
+
+def test_projecting_is_multiplying_by_the_leadfield(reduced, cases):
+    current = np.random.default_rng(0).normal(size=(12, 3))
+    expected = reduced.leadfield(cases[0]) @ current
+    np.testing.assert_allclose(reduced.project(cases[0], current), expected, rtol=1e-9, atol=1e-12)
+    one = reduced.project(cases[0], current[:, 0])
+    np.testing.assert_allclose(one, expected[:, 0], rtol=1e-9, atol=1e-12)
+
+
+def test_free_orientation_and_a_field_are_certified_too(head, sources, cases):
+    sensors = SurfaceField(RADII[0] * directions(3, 2))
+    forward = FemForward.build(head, SourceSpace(sources.positions), sensors, tolerance=1e-10)
+    reduced = build(forward, tolerance=1e-2)
+    exact, found = forward.leadfield(cases[0]), reduced.leadfield(cases[0])
+    assert found.shape == exact.shape == (9, 12, 3)
+    assert (errors(exact, found) <= np.asarray(reduced.error_bound(cases[0]))).all()
+    current = np.random.default_rng(0).normal(size=(12, 3))
+    expected = np.einsum("csx,sx->c", found, current)
+    np.testing.assert_allclose(reduced.project(cases[0], current), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(forward.project(cases[0], current), np.einsum("csx,sx->c", exact, current))
+
+
+def test_a_channel_that_is_the_reference_measures_nothing(head, sources, electrodes, cases):
+    weights = tuple(float(k == 3) for k in range(10))
+    sensors = Electrodes(electrodes.positions, reference=weights)
+    reduced = build(FemForward.build(head, sources, sensors), tolerance=1e-2)
+    assert not np.any(reduced.leadfield(cases[0])[3])
+    assert float(reduced.error_bound(cases[0])[3]) == 0
+    assert np.isfinite(reduced.error_bound(cases[0])).all()
+
+
+def test_derivatives_in_the_conductivity(reduced, cases):
+    weights = np.random.default_rng(1).normal(size=(10, 12))
+    scale = jnp.asarray(cases[0])
+    check_grads(lambda x: (weights * reduced.leadfield(scale * x)).sum(), (jnp.ones(4),), order=2, rtol=1e-4)
+
+
+def test_vmap_equals_a_loop_under_jit(reduced, cases):
+    batched = jax.jit(jax.vmap(lambda r, s: r.leadfield(s), in_axes=(None, 0)))(reduced, cases)
+    for sigma, leadfield in zip(cases, batched):
+        np.testing.assert_allclose(leadfield, reduced.leadfield(sigma), rtol=1e-9, atol=1e-12)
+
+
+def test_outside_the_box_is_refused_unless_asked_for(forward, reduced):
+    sigma = np.array([0.43, 0.08, 1.79, 0.33])
+    with pytest.raises(ValueError, match=r"outside the box .*'skull': '0.08 not in \[0.001, 0.04\]'"):
+        reduced.leadfield(sigma)
+    assert np.isnan(jax.jit(lambda r, s: r.leadfield(s))(reduced, sigma)).all()
+    found = reduced.leadfield(sigma, extrapolate=True)
+    assert (errors(forward.leadfield(sigma), found) <= np.asarray(reduced.error_bound(sigma))).all()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "options", "message"),
+    [
+        (LOW, LOW[:3], {}, r"low and high must have shape \(4,\)"),
+        (HIGH, LOW, {}, "0 < low <= high"),
+        (LOW, HIGH, {"tolerance": 1.0}, "tolerance must lie between 0 and 1, not 1"),
+    ],
+)
+def test_bad_input_is_refused(forward, low, high, options, message):
+    with pytest.raises(ValueError, match=message):
+        ReducedForward.build(forward, low, high, **options)
+
+
+def test_other_sources_are_refused(reduced, sources):
+    with pytest.raises(ValueError, match="knows the sources of its build alone"):
+        reduced.leadfield(sources=SourceSpace(sources.positions))
+
+
+def test_a_source_model_whose_loads_depend_on_the_conductivity_is_refused(head, sources, electrodes):
+    forward = FemForward.build(head, sources, electrodes, source_model="localized-subtraction")
+    with pytest.raises(ValueError, match="'localized-subtraction' depend on the conductivity"):
+        build(forward)
+
+
+def test_too_few_modes_are_not_an_answer(forward):
+    with pytest.raises(RuntimeError, match=r"after 3 solutions, not tolerance=0\.0008"):
+        build(forward, max_modes=3)
+
+
+def test_a_finished_block_is_taken_from_the_cache(forward, reduced, cases, tmp_path, monkeypatch):
+    """An interrupted build goes on after its last block; another tolerance begins anew."""
+    real, calls = offline.reduce_block, []
+
+    def interrupted(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(offline, "reduce_block", interrupted)
+    options = {"cache": tmp_path, "channels_per_block": 5, "tolerance": 1e-2}
+    with pytest.raises(KeyboardInterrupt):
+        build(forward, **options)
+    whole = build(forward, **options)
+    assert len(calls) == 3
+    np.testing.assert_allclose(build(forward, **options).leadfield(cases[0]), whole.leadfield(cases[0]))
+    assert len(calls) == 3
+    build(forward, **{**options, "tolerance": 2e-2})
+    assert len(calls) == 5
+    assert errors(forward.leadfield(cases[0]), whole.leadfield(cases[0])).max() < 1e-2
+
+
+def test_comes_back_from_its_file(reduced, cases, tmp_path):
+    reduced.save(tmp_path / "reduced.npz")
+    loaded = ReducedForward.load(tmp_path / "reduced.npz")
+    np.testing.assert_array_equal(loaded.leadfield(cases[0]), reduced.leadfield(cases[0]))
+    np.testing.assert_array_equal(loaded.error_bound(cases[0]), reduced.error_bound(cases[0]))
+
+
+def test_a_tensor_for_each_tissue_is_scaled_as_a_whole(head, sources, electrodes):
+    tensors = np.array(CONDUCTIVITY)[:, None, None] * np.diag([1.2, 1.0, 0.8])
+    anisotropic = type(head)(head.mesh, head.tissue_names, tensors)
+    forward = FemForward.build(anisotropic, sources, electrodes, tolerance=1e-10)
+    reduced = build(forward, tolerance=1e-2)
+    sigma = np.sqrt(LOW * HIGH) * [1.1, 0.5, 1.0, 0.9]
+    assert (errors(forward.leadfield(sigma), reduced.leadfield(sigma)) <= reduced.error_bound(sigma)).all()
