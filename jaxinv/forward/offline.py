@@ -95,8 +95,7 @@ def reduce_channels(
 
 def _problem(forward, low, high, training) -> OfflineProblem:
     """The operator in double precision, and the two constants of the bound."""
-    wide = jax.tree.map(lambda array: jnp.asarray(array, jnp.float64), forward.stiffness.values)
-    stiffness = forward.stiffness.replace(values=wide)
+    stiffness = _balanced(forward.stiffness)
     tissue = _source_tissue(forward)
     rows = _row_matrix(forward, stiffness.n_nodes)
     center = np.sqrt(low * high)
@@ -127,6 +126,14 @@ def _problem(forward, low, high, training) -> OfflineProblem:
         center=center,
         training=training,
     )
+
+
+def _balanced(stiffness: Stiffness) -> Stiffness:
+    """The matrices in double precision, with rows that sum to zero though single precision rounded them."""
+    values = jnp.asarray(stiffness.values, jnp.float64)
+    ones = jnp.ones((stiffness.n_nodes, 1))
+    sums = jnp.stack([stiffness.product(entries, ones)[:, 0] for entries in values])
+    return stiffness.replace(values=values.at[:, stiffness.diagonal].add(-sums))
 
 
 @dataclass(frozen=True)

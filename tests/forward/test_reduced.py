@@ -182,6 +182,12 @@ def test_a_finished_block_is_taken_from_the_cache(forward, reduced, cases, tmp_p
     assert errors(forward.leadfield(cases[0]), whole.leadfield(cases[0])).max() < 1e-2
 
 
+def test_an_operator_in_single_precision_can_be_reduced(head, forward, sources, electrodes, cases):
+    single = FemForward.build(head, sources, electrodes, tolerance=1e-5, dtype="float32")
+    reduced = build(single, tolerance=1e-2, dtype="float32")
+    assert errors(forward.leadfield(cases[0]), reduced.leadfield(cases[0])).max() < 1e-2
+
+
 def test_comes_back_from_its_file(reduced, cases, tmp_path):
     reduced.save(tmp_path / "reduced.npz")
     loaded = ReducedForward.load(tmp_path / "reduced.npz")

@@ -1,0 +1,148 @@
+"""The reduced forward model against the exact one: its error, its bound, its cost, and training with it.
+
+python benchmarks/on_the_fly.py                                   # the head of `make run`
+python benchmarks/on_the_fly.py --resolution 3e-3 --montage 10-5-149 --tolerances 1e-2 1e-3 --cases 100
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from sphere_protocol import SEED, print_rows, write_json
+
+import jaxinv
+from jaxinv.head.fsaverage import cortical_sources, fsaverage_electrodes, fsaverage_head
+from jaxinv.networks import UNetConfig
+from jaxinv.simulate import HalfActiveMaps, WhiteNoise, simulate_batch
+from jaxinv.training import TrainConfig, train
+
+jax.config.update("jax_enable_x64", True)
+
+BATCH = 64
+TRAINING = TrainConfig(updates=60, warmup=10, evaluate_every=60, checkpoint_every=60, patience=None,
+                       batch_size=BATCH, validation_size=64, validation_leadfields=2)  # fmt: skip
+NETWORKS = {"quick": UNetConfig.quick, "paper": UNetConfig.paper}
+
+
+def median_seconds(call: Callable, repeats: int = 20) -> float:
+    """Of a call that has been compiled."""
+    jax.block_until_ready(call())
+    spent = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        spent.append(time.perf_counter() - start)
+    return float(np.median(spent))
+
+
+def held_out(reduced: jaxinv.ReducedForward, count: int) -> np.ndarray:
+    """Conductivities log-uniform in the box, which the offline stage has not seen."""
+    low, high = (np.asarray(bound, np.float64) for bound in reduced.conductivity_range)
+    share = np.random.default_rng(SEED + 1).random((count, len(low)))
+    return np.exp(np.log(low) + share * np.log(high / low)).clip(low, high)
+
+
+def errors(exact: np.ndarray, reduced: jaxinv.ReducedForward, cases: np.ndarray) -> dict:
+    """Relative error of every row against the exact leadfield, and the bound on it."""
+    found = [(np.asarray(reduced.leadfield(s)), np.asarray(reduced.error_bound(s))) for s in cases]
+    rows, bounds = (np.stack(part) for part in zip(*found))
+    true = np.linalg.norm(rows - exact, axis=2) / np.linalg.norm(exact, axis=2)
+    return {
+        "worst error": float(true.max()),
+        "median error": float(np.median(true)),
+        "worst bound": float(bounds.max()),
+        "bound / error, least": float((bounds / true).min()),
+        "median": float(np.median(bounds / true)),
+    }
+
+
+def costs(reduced: jaxinv.ReducedForward) -> dict:
+    """Milliseconds of what is done online, in single precision."""
+    sigma = jnp.asarray(held_out(reduced, BATCH), jnp.float32)
+    n_sources = reduced.sources.n_sources
+    rng = np.random.default_rng(SEED)
+    current = jnp.asarray(rng.normal(size=(BATCH, n_sources)), jnp.float32)
+    weights = jnp.asarray(rng.normal(size=(reduced.sensors.n_channels, n_sources)), jnp.float32)
+    leadfield = jax.jit(lambda r, s: r.leadfield(s))
+    scalar = jax.jit(lambda s, r: jnp.vdot(weights, r.leadfield(s)))
+    gradient = jax.jit(jax.value_and_grad(lambda s, r: jnp.vdot(weights, r.leadfield(s))))
+    bound = jax.jit(lambda r, s: r.error_bound(s))
+    project = jax.jit(jax.vmap(lambda r, s, j: r.project(s, j), in_axes=(None, 0, 0)))
+    activity, noise = HalfActiveMaps.build(reduced.sources, 20e-3), WhiteNoise((20.0, 20.0))
+    simulate = jax.jit(simulate_batch, static_argnames=("size", "conductivities"))
+    key = jax.random.key(SEED)
+    return {
+        "leadfield, ms": 1e3 * median_seconds(lambda: leadfield(reduced, sigma[0])),
+        "scalar, ms": 1e3 * median_seconds(lambda: scalar(sigma[0], reduced)),
+        "scalar and gradient, ms": 1e3 * median_seconds(lambda: gradient(sigma[0], reduced)),
+        "bound, ms": 1e3 * median_seconds(lambda: bound(reduced, sigma[0])),
+        f"{BATCH} projected, ms": 1e3 * median_seconds(lambda: project(reduced, sigma, current)),
+        f"{BATCH} simulated, ms": 1e3
+        * median_seconds(
+            lambda: simulate(key, reduced, activity, noise, BATCH, conductivities=BATCH), repeats=5
+        ),
+    }
+
+
+def training_rates(reduced: jaxinv.ReducedForward, network: str) -> dict:
+    """Samples a second with a leadfield for every sample, and with one for all."""
+    activity, noise = HalfActiveMaps.build(reduced.sources, 20e-3), WhiteNoise((20.0, 20.0))
+    fixed = replace(TRAINING, updates_per_leadfield=TRAINING.updates // 6)
+    rates = {}
+    for name, config in (("fresh", TRAINING), ("fixed", fixed)):
+        with tempfile.TemporaryDirectory() as directory:
+            result = train(reduced, activity, noise, NETWORKS[network](), config, Path(directory) / "run")
+        rates[name] = BATCH * float(np.median([row["rate"] for row in result.history[2:]]))
+    return {"network": network, **rates, "fresh / fixed": rates["fresh"] / rates["fixed"]}
+
+
+def main() -> None:
+    """Builds, measures, prints the tables and writes them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--resolution", type=float, default=4e-3, help="of the head, in m")
+    parser.add_argument("--montage", default="10-10-64")
+    parser.add_argument("--tolerances", type=float, nargs="+", default=[1e-1, 3e-2, 1e-2])
+    parser.add_argument("--cases", type=int, default=20, help="held-out conductivities")
+    parser.add_argument("--networks", nargs="*", default=["quick"], choices=sorted(NETWORKS))
+    parser.add_argument("--name", default="on_the_fly", help="of the file with the results")
+    options = parser.parse_args()
+    console, rows, online, training = Console(width=200), [], [], []
+    head = fsaverage_head(options.resolution)
+    sources, sensors = cortical_sources(head, "ico4"), fsaverage_electrodes(options.montage)
+    forward = jaxinv.FemForward.build(head, sources, sensors)
+    exact = None
+    for tolerance in options.tolerances:
+        start = time.perf_counter()
+        reduced = jaxinv.ReducedForward.build(forward, tolerance=tolerance)
+        spent = time.perf_counter() - start
+        cases = held_out(reduced, options.cases)
+        if exact is None:
+            exact = np.stack([np.asarray(forward.leadfield(s)) for s in cases])
+            solve = median_seconds(lambda: forward.leadfield(cases[0]), repeats=1)  # noqa: B023
+        modes, parts = reduced.model.load.shape[1], reduced.rows.shape[1]
+        described = {"tolerance": tolerance, "modes": modes, "parts": parts, "offline, s": spent}
+        rows.append({**described, **errors(exact, reduced, cases)})
+        measured = costs(reduced)
+        online.append(
+            {"tolerance": tolerance, **measured, "exact / reduced": 1e3 * solve / measured["leadfield, ms"]}
+        )
+        print_rows("Error of a row, relative", rows, console)
+        print_rows(f"Online, against {solve:.1f} s for the exact leadfield", online, console)
+    for network in options.networks:
+        training.append(training_rates(reduced, network))
+    if training:
+        print_rows("Training, samples a second", training, console)
+    size = {"nodes": head.mesh.n_nodes, "channels": sensors.n_channels, "sources": sources.n_sources}
+    result = {"head": size, "rows": rows, "online": online, "exact seconds": solve, "training": training}
+    console.print(f"written to {write_json(options.name, result)}")
+
+
+if __name__ == "__main__":
+    main()
