@@ -54,10 +54,10 @@ def compose_report(run: RunFacts, problem: Problem, results: Sequence[Result], f
     last, scenario = run.history[-1], problem.scenario
     summary = (
         f"A U-Net trained for {last['step']:,} updates on measurements simulated from {last['leadfields']:,} "
-        f"distinct leadfields, each solved inside the jitted training step, on fsaverage with "
-        f"{run.head_facts['nodes']:,} nodes, {forward.sensors.n_channels} channels and "
+        f"distinct leadfields inside the jitted training step, {_source_of_leadfields(run)}, on fsaverage "
+        f"with {run.head_facts['nodes']:,} nodes, {forward.sensors.n_channels} channels and "
         f"{forward.sources.n_sources:,} sources; tested on {results[0].n_cases} cases of {scenario.name} "
-        f"from {run.config.evaluation.test_leadfields} other leadfields."
+        f"from {run.config.evaluation.test_leadfields} other leadfields, solved exactly."
     )
     return Report(
         title=f"jaxinv: {scenario.name}, network against classical inverses",
@@ -107,13 +107,22 @@ def _pictures(run, problem, results, forward) -> list[Picture]:
     return [Picture(caption, to_png(figure)) for figure, caption in figures]
 
 
+def _source_of_leadfields(run: RunFacts) -> str:
+    if run.config.head.reduction is None:
+        return "each solved exactly"
+    return f"by a reduced model certified to {run.config.head.reduction:g}"
+
+
 def _facts(run: RunFacts, forward: FemForward) -> tuple[Facts, ...]:
     known = {field.name for field in dataclasses.fields(HeadReport)}
     head = HeadReport(**{name: value for name, value in run.head_facts.items() if name in known})
     judged = [row["validation_loss"] for row in run.history if row["validation_loss"] is not None]
     last, solver = run.history[-1], run.forward_facts
     training = (
-        ("distinct leadfields solved inside the jitted step", f"{last['leadfields']:,}"),
+        (
+            "distinct leadfields inside the jitted step",
+            f"{last['leadfields']:,}, {_source_of_leadfields(run)}",
+        ),
         ("updates", f"{last['step']:,}"),
         ("samples seen", f"{last['step'] * run.config.training.batch_size:,}"),
         ("best validation loss (nats)", f"{min(judged):.4f}" if judged else "not evaluated"),
