@@ -17,7 +17,7 @@ from jaxinv.mesh import VolumeMesh
 from jaxinv.training import TrainingInterrupted
 
 TINY = shlex.split("""
-    --head.resolution 0.01 --head.sources ico3 --head.montage 10-20
+    --head.resolution 0.01 --head.sources ico3 --head.montage 10-20 --head.reduction 0.1
     --network.latent-length 32 --network.width 8 --network.depth 1 --network.no-attention
     --training.updates 20 --training.updates-per-leadfield 10 --training.warmup 2 --training.batch-size 32
     --training.evaluate-every 10 --training.validation-size 32 --training.validation-leadfields 2
@@ -44,7 +44,15 @@ def printed(run, capsys):
 
 
 def test_a_run_leaves_all_that_it_promises(run):
-    for name in ("config.json", "head.npz", "forward.npz", "metrics.jsonl", "evaluation.json", "report.html"):
+    for name in (
+        "config.json",
+        "head.npz",
+        "forward.npz",
+        "reduced.npz",
+        "metrics.jsonl",
+        "evaluation.json",
+        "report.html",
+    ):
         assert (run / name).stat().st_size > 0
     results = {result.name: result for result in load_results(run / "evaluation.json")}
     assert {"U-Net", "MNE", "sLORETA", "Lasso", "constant guess", "chance"} <= set(results)
@@ -58,7 +66,7 @@ def test_the_report_tells_what_was_done(run):
     html = (run / "report.html").read_text(encoding="utf-8")
     assert len(re.findall(r'src="data:image/png;base64', html)) == 5
     for words in (
-        "distinct leadfields solved inside the jitted step</td><td>2<",
+        "distinct leadfields inside the jitted step</td><td>2, by a reduced model certified to 0.1<",
         "nodes that leak through the skull</td><td>0<",
         "electrodes moved by the projection",
         "relative residual asked",
