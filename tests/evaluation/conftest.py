@@ -1,4 +1,5 @@
 from functools import partial
+from typing import ClassVar
 
 import flax.struct
 import jax
@@ -10,6 +11,7 @@ from jaxinv.evaluation import SCENARIOS, Problem
 from jaxinv.head import Electrodes, SourceSpace
 from jaxinv.head.fsaverage import fsaverage_electrodes, mid_surface
 from jaxinv.simulate import HalfActiveMaps, WhiteNoise, simulate_batch
+from jaxinv.tissues import conductivity_range
 
 
 @flax.struct.dataclass
@@ -21,6 +23,14 @@ class ToyForward:
     by_tissue: jax.Array
     conductivity: jax.Array
     tissue_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=("scalp", "skull"))
+    conductivities_at_once: ClassVar[int] = 4
+
+    @property
+    def conductivity_range(self):
+        return conductivity_range(self.tissue_names)
+
+    def project(self, conductivity, current):
+        return self.leadfield(conductivity) @ current
 
     def leadfield(self, conductivity=None):
         conductivity = self.conductivity if conductivity is None else conductivity
