@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jaxinv.fem.multigrid import Hierarchy, v_cycle
 from jaxinv.fem.solve import solve_poisson
 from jaxinv.fem.stiffness import Stiffness
-from jaxinv.forward.hypercircle import Hypercircle, build_hypercircle
+from jaxinv.forward.hypercircle import Hypercircle, build_hypercircle, square_root
 
 MAX_ITERATIONS = 300
 SOLVED_TO = 1e-8  # relative residual of the solutions that span the spaces; what is left counts in the bound
@@ -242,8 +242,7 @@ class _Collected:
             self.energy, self.load, self.solutions, conductivities, self.imbalance, center
         )
         products = np.einsum("cia,cij,cjb->cab", self.change, self.row_products, self.change, optimize=True)
-        values, vectors = np.linalg.eigh(products)
-        root = np.sqrt(np.maximum(values, 0))[:, :, None] * np.swapaxes(vectors, 1, 2)
+        root = square_root(products)
         n_modes = -(-len(self.basis) // PADDING) * PADDING
         self.current = jax.tree.map(jnp.asarray, exact.padded(n_modes))
         width = n_modes - root.shape[-1]

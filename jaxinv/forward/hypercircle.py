@@ -126,7 +126,7 @@ def build_hypercircle(
     change = np.swapaxes(np.linalg.inv(lower), 1, 2)
     energy = np.einsum("cia,ctij,cjb->ctab", change, energy, change, optimize=True)
     energy = (energy + np.swapaxes(energy, 2, 3)) / 2
-    root = _root(energy)
+    root = square_root(energy)
     solutions = np.einsum("cij,cja->cia", solutions, lower)
     # potentials of the currents, times the root: (channel, solution, tissue, mode)
     currents = np.einsum("it,ctab,cib->cita", conductivities, root, solutions, optimize=True)
@@ -151,7 +151,7 @@ def build_hypercircle(
     return model, change
 
 
-def _root(matrices):
+def square_root(matrices):
     """R with RᵀR a positive semidefinite matrix, whose tiny eigenvalues rounding may have made negative."""
     values, vectors = np.linalg.eigh(matrices)
     return np.sqrt(np.maximum(values, 0))[..., :, None] * np.swapaxes(vectors, -1, -2)
