@@ -53,17 +53,22 @@ def test_a_saved_operator_loads_without_what_built_it(tmp_path):
         import numpy as np, jaxinv
         head = jaxinv.sphere_head((0.09,), (0.3,), n_nodes=600)
         sources = jaxinv.SourceSpace(0.04 * np.eye(3))
-        jaxinv.FemForward.build(head, sources, jaxinv.Electrodes(0.09 * np.eye(3))).save({str(path)!r})
+        forward = jaxinv.FemForward.build(head, sources, jaxinv.Electrodes(0.09 * np.eye(3)))
+        forward.save({str(path)!r})
+        reduced = jaxinv.ReducedForward.build(forward, [0.2], [0.4], tolerance=0.1, progress=False)
+        reduced.save({str(path.with_name("reduced.npz"))!r})
         """
     )
     python(
         f"""
         import sys
-        for name in ("mne", "nilearn", "jax_fem", "pyamg", "basix", "matplotlib"):
+        for name in ("mne", "nilearn", "jax_fem", "pyamg", "basix", "llvmlite", "matplotlib"):
             sys.modules[name] = None
         import jax; jax.config.update("jax_enable_x64", True)
         import jaxinv
         forward = jaxinv.FemForward.load({str(path)!r})
         assert forward.leadfield().shape == (3, 3, 3)
+        reduced = jaxinv.ReducedForward.load({str(path.with_name("reduced.npz"))!r})
+        assert reduced.leadfield().shape == (3, 3, 3)
         """
     )

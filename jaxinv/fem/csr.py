@@ -1,8 +1,8 @@
 """A compressed-sparse-row matrix times many vectors, as a JAX primitive.
 
-JAX's own sparse product is what runs. The primitive adds what a solver needs around it: a symmetric
-matrix is its own transpose, the derivative in the matrix's values is gathered in blocks of bounded
-memory, and `vmap` over vectors becomes more columns. Nothing here scatters.
+On a CPU a kernel of our own runs (`csr_kernel`), elsewhere JAX's sparse product. The primitive adds what a
+solver needs around it: a symmetric matrix is its own transpose, the derivative in the matrix's values is
+gathered in blocks of bounded memory, and `vmap` over vectors becomes more columns. Nothing here scatters.
 """
 
 import jax
@@ -11,6 +11,11 @@ from jax.experimental import sparse
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Int
+
+try:
+    from jaxinv.fem.csr_kernel import csr_target
+except ImportError:  # the machine of an accelerator may do without LLVM
+    csr_target = None
 
 BLOCK = 1 << 16  # matrix entries whose derivative is gathered at a time
 
@@ -64,16 +69,73 @@ def _batch(arguments, axes):
     values_axis, _, _, columns_axis = axes
     if values_axis is None:
         stacked = jnp.moveaxis(columns, columns_axis, -1)
-        flat = stacked.reshape(stacked.shape[0], -1)
-        product = csr_product(values, indices, indptr, flat)
+        product = csr_product(values, indices, indptr, stacked.reshape(stacked.shape[0], -1))
         return product.reshape(product.shape[0], *stacked.shape[1:]), 2
-    size = values.shape[values_axis]
-    values = jnp.moveaxis(values, values_axis, 0)
-    if columns_axis is None:
-        columns = jnp.broadcast_to(columns, (size, *columns.shape))
-    else:
-        columns = jnp.moveaxis(columns, columns_axis, 0)
-    return jax.lax.map(lambda pair: csr_product(pair[0], indices, indptr, pair[1]), (values, columns)), 0
+    mapped = _mapped(lambda values, columns: csr_product(values, indices, indptr, columns))
+    return mapped((values, columns), (values_axis, columns_axis)), 0
+
+
+def _mapped(function):
+    """One member of the batch after the other, for matrices that differ."""
+
+    def run(arguments, axes):
+        held = [argument for argument, axis in zip(arguments, axes) if axis is None]
+        moved = [
+            jnp.moveaxis(argument, axis, 0) for argument, axis in zip(arguments, axes) if axis is not None
+        ]
+
+        def one(parts):
+            parts, rest = iter(parts), iter(held)
+            return function(*(next(rest) if axis is None else next(parts) for axis in axes))
+
+        return jax.lax.map(one, moved)
+
+    return run
+
+
+def csr_product_inner(
+    values: Float[Array, " entry"],
+    indices: Int[Array, " entry"],
+    indptr: Int[Array, " row_1"],
+    columns: Float[Array, "node column"],
+    against: Float[Array, "row column"],
+    onto: Float[Array, "row column"] | None = None,
+) -> tuple[Float[Array, "row column"], Float[Array, " column"]]:
+    """A product, added to `onto`, and its inner products with `against`, column by column, in one pass.
+
+    For solvers: it has no derivative.
+    """
+    added = [] if onto is None else [onto]
+    return tuple(csr_product_inner_p.bind(values, indices, indptr, columns, *added, against))
+
+
+def _run_inner(values, indices, indptr, columns, *rest):
+    product = sum(rest[:-1], _run(values, indices, indptr, columns))
+    return product, (product * rest[-1]).sum(axis=0)
+
+
+def _abstract_inner(values, indices, indptr, columns, *rest):
+    product = _abstract(values, indices, indptr, columns)
+    return product, columns.update(shape=columns.shape[1:])
+
+
+def _batch_inner(arguments, axes):
+    values, indices, indptr, *dense = arguments
+    mapped = _mapped(lambda values, *dense: csr_product_inner_p.bind(values, indices, indptr, *dense))
+    return mapped((values, *dense), (axes[0], *axes[3:])), (0, 0)
+
+
+def _lower_cpu(context, *arguments):
+    values, _, _, columns = context.avals_in
+    return jax.ffi.ffi_lowering(csr_target(values.dtype, columns.shape[1]))(context, *arguments)
+
+
+def _lower_inner_cpu(context, *arguments):
+    values, _, _, columns, *rest = context.avals_in
+    onto = len(rest) == 2
+    target = csr_target(values.dtype, columns.shape[1], onto=onto, against=True)
+    aliases = {4: 0} if onto else None
+    return jax.ffi.ffi_lowering(target, operand_output_aliases=aliases)(context, *arguments)
 
 
 csr_product_p = Primitive("csr_product")
@@ -89,3 +151,14 @@ ad.defjvp(
 )
 ad.primitive_transposes[csr_product_p] = _transpose
 batching.primitive_batchers[csr_product_p] = _batch
+
+csr_product_inner_p = Primitive("csr_product_inner")
+csr_product_inner_p.multiple_results = True
+csr_product_inner_p.def_impl(jax.jit(_run_inner))
+csr_product_inner_p.def_abstract_eval(_abstract_inner)
+mlir.register_lowering(csr_product_inner_p, mlir.lower_fun(_run_inner, multiple_results=True))
+batching.primitive_batchers[csr_product_inner_p] = _batch_inner
+
+if csr_target is not None:
+    mlir.register_lowering(csr_product_p, _lower_cpu, platform="cpu")
+    mlir.register_lowering(csr_product_inner_p, _lower_inner_cpu, platform="cpu")

@@ -1,6 +1,7 @@
 """A symmetric multigrid V-cycle that follows the conductivities: the preconditioner of the solver."""
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.struct
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy import sparse
 
-from jaxinv.fem.csr import csr_product
+from jaxinv.fem.csr import csr_product, csr_product_inner
 from jaxinv.fem.stiffness import Parameters, Stiffness
 
 Columns = Float[Array, "node column"]
@@ -66,13 +67,16 @@ class Prolongation:
 
     def swept(
         self, factors: Float[Array, " parameter"], weights: Float[Array, " node"]
-    ) -> tuple[Callable[[Columns], Columns], Callable[[Columns], Columns]]:
-        """Prolongation after a sweep, P - W K(σ) P with diagonal weights W, and its transpose."""
+    ) -> tuple[Callable[[Columns, Columns, Columns], tuple], Callable[[Columns], Columns]]:
+        """Prolongation after a sweep, P - W K(σ) P with diagonal weights W, and its transpose.
+
+        The first takes what it is added to and what the inner products are taken with, too.
+        """
         image = jnp.einsum("p,pe->e", factors, self.images, precision="highest")
         entries = self.plain - weights[self.rows] * image
         down = (entries[self.order], self.transposed_indices, self.transposed_indptr)
         return (
-            lambda columns: csr_product(entries, self.indices, self.indptr, columns),
+            partial(csr_product_inner, entries, self.indices, self.indptr),
             lambda columns: csr_product(*down, columns),
         )
 
@@ -112,7 +116,7 @@ class Hierarchy:
 
 def v_cycle(
     hierarchy: Hierarchy, stiffness: Stiffness, conductivity: Parameters
-) -> Callable[[Columns], Columns]:
+) -> Callable[[Columns], tuple[Columns, Float[Array, " column"]]]:
     r"""The cycle at given conductivities, with a damped Jacobi sweep $W = \omega D^{-1}$ on each side.
 
     Two sweeps and the coarse correction are multiplied out into sparse matrices,
@@ -128,7 +132,8 @@ def v_cycle(
         conductivity: in S/m.
 
     Returns:
-        A symmetric linear function of the residual, positive on all that is orthogonal to constants.
+        A symmetric linear function M of the residual r, positive on all that is orthogonal to constants;
+        it gives M r, and <r, M r> of each column.
 
     References:
         Vassilevski & Yang 2014, doi:10.1002/nla.1924 (the additive form of a multiplicative cycle).
@@ -150,12 +155,14 @@ def v_cycle(
     shift = jnp.trace(matrix) / len(matrix) * jnp.outer(hierarchy.kernel, hierarchy.kernel)
     inverse = jnp.linalg.inv(matrix + shift)
 
-    def cycle(depth: int, residual: Columns) -> Columns:
+    def cycle(depth: int, residual: Columns) -> tuple[Columns, Float[Array, " column"]]:
         if depth == len(hierarchy.levels):
-            return jnp.matmul(inverse, residual, precision="highest")
+            corrected = jnp.matmul(inverse, residual, precision="highest")
+            return corrected, (corrected * residual).sum(axis=0)
         matrices, entries = relaxations[depth]
         up, down = ways[depth]
-        return matrices.product(entries, residual) + up(cycle(depth + 1, down(residual)))
+        coarse, _ = cycle(depth + 1, down(residual))
+        return up(coarse, against=residual, onto=matrices.product(entries, residual))
 
     return lambda residual: cycle(0, residual)
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxinv.fem.csr import csr_product_inner
 from jaxinv.fem.multigrid import Hierarchy, v_cycle
 from jaxinv.fem.stiffness import Parameters, Stiffness
 
@@ -127,19 +128,20 @@ def _no_tangent(report: SolveReport) -> SolveReport:
 
 
 class _Operator(NamedTuple):
-    """K(σ) in the precision of the loads and in single precision, and the cycle."""
+    """K(σ) in the precision of the loads; in single precision, and the cycle, with <x, K x> and <x, M x>."""
 
     product: Callable[[Columns], Columns]
-    single: Callable[[Columns], Columns]
-    precondition: Callable[[Columns], Columns]
+    single: Callable[[Columns], tuple[Columns, Float[Array, " column"]]]
+    precondition: Callable[[Columns], tuple[Columns, Float[Array, " column"]]]
 
     @classmethod
     def at(cls, stiffness: Stiffness, hierarchy: Hierarchy, conductivity: Parameters) -> "_Operator":
         entries = stiffness.at(conductivity)
         rounded = stiffness.astype(jnp.float32)
+        single = (entries.astype(jnp.float32), stiffness.indices, stiffness.indptr)
         return cls(
             lambda x: stiffness.product(entries, x),
-            lambda x: stiffness.product(entries.astype(jnp.float32), x),
+            lambda x: csr_product_inner(*single, x, against=x),
             v_cycle(hierarchy, rounded, conductivity.astype(jnp.float32)),
         )
 
@@ -228,12 +230,10 @@ def _conjugate_gradients(operator: _Operator, begun: _Descent, target, last) -> 
 
     def step(state):
         active = state.norm > target
-        preconditioned = operator.precondition(state.residual)
-        inner = (preconditioned * state.residual).sum(axis=0)
+        preconditioned, inner = operator.precondition(state.residual)
         moved = preconditioned + inner / state.inner * state.direction
         direction = jnp.where(active, moved, state.direction)
-        image = operator.single(direction)
-        curvature = (direction * image).sum(axis=0)
+        image, curvature = operator.single(direction)
         alpha = jnp.where(active & (curvature > 0), inner / jnp.where(curvature > 0, curvature, 1), 0)
         residual = state.residual - alpha * image
         return _Descent(

@@ -190,7 +190,7 @@ def _cycle_floor(stiffness: Stiffness, hierarchy, parameters) -> float:
     of the bound.
     """
     single = stiffness.astype(jnp.float32)
-    cycle = jax.jit(lambda s, h, x: v_cycle(h, s, parameters.astype(jnp.float32))(x))
+    cycle = jax.jit(lambda s, h, x: v_cycle(h, s, parameters.astype(jnp.float32))(x)[0])
     product = jax.jit(lambda s, x: s.product(s.at(parameters), x))
     start = np.random.default_rng(0).standard_normal((stiffness.n_nodes, FLOOR_COLUMNS))
     columns = jnp.asarray(start)
