@@ -14,6 +14,7 @@ from jaxinv.fem.multigrid import Hierarchy, v_cycle
 from jaxinv.fem.solve import solve_poisson
 from jaxinv.fem.stiffness import Stiffness
 from jaxinv.forward.hypercircle import Hypercircle, build_hypercircle, square_root
+from jaxinv.forward.tissue_basis import TissueBasis, TissueMatrices
 
 MAX_ITERATIONS = 300
 SOLVED_TO = 1e-8  # relative residual of the solutions that span the spaces; what is left counts in the bound
@@ -27,7 +28,7 @@ class OfflineProblem:
 
     Attributes:
         stiffness: of the head's parameters, in float64.
-        tissues: one matrix a tissue, in float64: K(σ) is their sum with the conductivities as factors.
+        tissues: one matrix a tissue: K(σ) is their sum with the conductivities as factors.
         hierarchy: of the multigrid cycle.
         parameters: from conductivities to what `stiffness` takes.
         rows: from potentials (node, channel) to leadfield rows (channel, row).
@@ -40,7 +41,7 @@ class OfflineProblem:
     """
 
     stiffness: Stiffness
-    tissues: Stiffness
+    tissues: TissueMatrices
     hierarchy: Hierarchy
     parameters: Callable[[Float[Array, " tissue"]], Array]
     rows: Callable[[Float[Array, "node channel"]], Float[Array, "channel row"]]
@@ -160,7 +161,7 @@ def _refresh(bounds, model, rows_root, problem, tolerance) -> int:
 class _Collected:
     """The solutions of a block and their products, which grow by one with each solve."""
 
-    basis: list  # (node, channel), one a mode
+    basis: TissueBasis
     energy: np.ndarray  # (channel, tissue, mode, mode)
     load: np.ndarray  # (channel, mode)
     solutions: np.ndarray  # (channel, solution, mode)
@@ -175,20 +176,20 @@ class _Collected:
     def empty(cls, problem, loads) -> "_Collected":
         channels, tissues = loads.shape[1], len(problem.center)
         return cls(
-            [], np.zeros((channels, tissues, 0, 0)), np.zeros((channels, 0)), np.zeros((channels, 0, 0)),
-            [], np.zeros((channels, 0)), [], np.zeros((channels, 0, 0)),
+            TissueBasis(problem.tissues, channels),
+            np.zeros((channels, tissues, 0, 0)), np.zeros((channels, 0)), np.zeros((channels, 0, 0)), [],
+            np.zeros((channels, 0)), [], np.zeros((channels, 0, 0)),
         )  # fmt: skip
 
     def solve(self, problem: OfflineProblem, loads, conductivity) -> None:
         """Solve at a conductivity, and add what is new in the solution to the basis."""
         n_channels = loads.shape[1]
         known = np.zeros((n_channels, len(self.basis)))
-        if self.basis:
+        guess = jnp.zeros_like(loads)
+        if self.current is not None:
             found = np.asarray(self.current.coefficients(jnp.asarray(conductivity)))
             known = np.einsum("cij,cj->ci", self.change, found[:, : len(self.basis)])
-        guess = jnp.zeros_like(loads)
-        for mode, weights in zip(self.basis, known.T):
-            guess = _add(guess, mode, jnp.asarray(weights))
+            guess = self.basis.combined(known)
         parameters = problem.parameters(jnp.asarray(conductivity))
         solution, report = _solve(problem.stiffness, problem.hierarchy, parameters, loads, guess)
         if not bool(report.converged.all()):
@@ -198,28 +199,14 @@ class _Collected:
                 "iterations; look for badly shaped cells, or narrow low and high"
             )
         mode, step = _new_mode(solution, guess, loads)
-        images, rest = _images(
-            problem.tissues,
-            loads,
-            guess,
-            mode,
-            step,
-            jnp.asarray(conductivity),
-            problem.stiffness,
-            parameters,
-        )
+        rest = _residual(problem.stiffness, parameters, loads, guess, mode, step)
         center = problem.parameters(jnp.asarray(problem.center))
         left = np.asarray(_dual_square(problem.stiffness, problem.hierarchy, center, rest))
-        self._append(problem, loads, mode, images, known, np.asarray(step), conductivity)
+        self._append(problem, loads, mode, known, np.asarray(step), conductivity)
         self.imbalance = np.hstack([self.imbalance, np.sqrt(left / problem.cycle_floor)[:, None]])
 
-    def _append(self, problem, loads, mode, images, known, step, conductivity) -> None:
-        self.basis.append(mode)
-        products = np.stack(
-            [np.asarray(_products(other, images)) for other in self.basis]
-        )  # (mode, tissue, c)
-        column = np.moveaxis(products, 2, 0).swapaxes(1, 2)  # (channel, tissue, mode)
-        self.energy = _bordered(self.energy, column)
+    def _append(self, problem, loads, mode, known, step, conductivity) -> None:
+        self.energy = _bordered(self.energy, self.basis.append(mode))
         self.load = np.hstack([self.load, np.asarray(_dot(mode, loads))[:, None]])
         n = len(self.basis)
         solutions = np.zeros((len(step), n, n))
@@ -273,11 +260,6 @@ def _solve(stiffness, hierarchy, parameters, loads, guess):
     return solve_poisson(stiffness, hierarchy, parameters, loads, guess, SOLVED_TO, MAX_ITERATIONS)
 
 
-@partial(jax.jit, donate_argnums=0)
-def _add(total, mode, weights):
-    return total + weights * mode
-
-
 @jax.jit
 def _new_mode(solution, guess, loads):
     """What a solution adds to its guess, of unit length; and the length.
@@ -291,17 +273,9 @@ def _new_mode(solution, guess, loads):
 
 
 @jax.jit
-def _images(tissues, loads, guess, mode, step, conductivity, stiffness, parameters):
-    """Each tissue's matrix times the mode, and the residual of the solution as the basis holds it."""
-    images = jax.lax.map(lambda entries: tissues.product(entries, mode), tissues.values)
-    rest = loads - stiffness.product(stiffness.at(parameters), guess + step * mode)
-    return images, rest
-
-
-@jax.jit
-def _products(mode, images):
-    """Sums over the nodes of a mode times each image, in double precision: (tissue, channel)."""
-    return (mode * images).sum(axis=1)
+def _residual(stiffness, parameters, loads, guess, mode, step):
+    """Of the solution as the basis holds it."""
+    return loads - stiffness.product(stiffness.at(parameters), guess + step * mode)
 
 
 @jax.jit

@@ -73,8 +73,22 @@ class Hypercircle:
         )
 
     def coefficients(self, conductivity: Float[Array, " tissue"]) -> Float[Array, "channel mode"]:
-        """The potentials of least energy, in the basis of each channel."""
-        return _solve(jnp.einsum("t,ctij->cij", conductivity, self.energy, precision="highest"), self.load)
+        """The potentials of least energy, in the basis of each channel.
+
+        A derivative takes one more solve with the same factors.
+        """
+        fixed = jax.lax.stop_gradient(conductivity)
+        matrices = jnp.einsum("t,ctij->cij", fixed, self.energy, precision="highest")
+        factors = jnp.linalg.cholesky(matrices)
+
+        def product(columns):
+            images = jnp.einsum("ctij,cj->cti", self.energy, columns, precision="highest")
+            return jnp.einsum("t,cti->ci", conductivity, images, precision="highest")
+
+        def solve(_, right):
+            return _solve_factored(factors, right)
+
+        return jax.lax.custom_linear_solve(product, self.load, solve, symmetric=True)
 
     def energy_error(
         self, conductivity: Float[Array, " tissue"], coefficients: Float[Array, "channel mode"]
@@ -88,7 +102,7 @@ class Hypercircle:
         # a mode that is not there has a zero row: give it a one
         absent = jnp.einsum("cii->ci", matrix) == 0
         matrix = matrix + absent[:, :, None] * jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
-        factors = _solve(matrix, right)
+        factors = _solve_factored(jnp.linalg.cholesky(matrix), right)
         gap = gap + jnp.einsum("ctij,cj->cti", self.closed, factors, precision="highest")
         bound = jnp.sqrt(jnp.einsum("t,cti->c", weights, gap**2, precision="highest"))
         mixed = jnp.einsum("csj,cj->cs", self.mixing, factors, precision="highest").at[:, 0].add(1)
@@ -96,9 +110,8 @@ class Hypercircle:
         return bound + left * jnp.sqrt(jnp.max(self.center / conductivity))
 
 
-def _solve(matrices, right):
-    factor = jnp.linalg.cholesky(matrices)
-    return jax.scipy.linalg.cho_solve((factor, True), right[..., None])[..., 0]
+def _solve_factored(factors, right):
+    return jax.scipy.linalg.cho_solve((factors, True), right[..., None])[..., 0]
 
 
 def build_hypercircle(

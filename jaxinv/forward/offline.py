@@ -27,6 +27,7 @@ from jaxinv.forward.files import read_pytree, write_pytree
 from jaxinv.forward.greedy import MAX_ITERATIONS, OfflineProblem, ReducedBlock, reduce_block
 from jaxinv.forward.hypercircle import Hypercircle
 from jaxinv.forward.spectrum import eigenvalue_bound
+from jaxinv.forward.tissue_basis import TissueMatrices
 
 FORMAT = 1  # of the blocks in a cache
 CUT = 0.2  # share of the tolerance spent on rows left out; the rest is the potentials'
@@ -113,10 +114,12 @@ def _problem(forward, low, high, training) -> OfflineProblem:
         steps=LANCZOS_STEPS,
     )
     floor = _cycle_floor(stiffness, forward.hierarchy, forward.parameters(jnp.asarray(center)))
-    units = [forward.parameters(jnp.asarray(unit)) for unit in np.eye(len(low))]
+    matrices = [stiffness.to_scipy(forward.parameters(jnp.asarray(unit))) for unit in np.eye(len(low))]
+    for matrix in matrices:
+        matrix.eliminate_zeros()
     return OfflineProblem(
         stiffness=stiffness,
-        tissues=stiffness.replace(values=jnp.stack([stiffness.at(unit) for unit in units])),
+        tissues=TissueMatrices.from_scipy(matrices),
         hierarchy=forward.hierarchy,
         parameters=forward.parameters,
         rows=gathered,
