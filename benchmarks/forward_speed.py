@@ -1,9 +1,12 @@
-"""How fast are exact leadfields? Against PyAMG, against CHOLMOD and against what memory bandwidth allows.
+"""How fast are exact leadfields? Against PyAMG, CHOLMOD, OpenMEEG and what memory bandwidth allows.
 
-python benchmarks/forward_speed.py                          # CHOLMOD needs the extra "bench"
+python benchmarks/forward_speed.py                          # CHOLMOD and OpenMEEG need the extra "bench"
 python benchmarks/forward_speed.py --cases head --resolution 6
+python benchmarks/forward_speed.py --cases openmeeg --divisions 3     # 642 vertices a layer alone
 
-Only solves are compared, not meshing, assembly or the choice of aggregates, which are done once a head.
+Only solves are compared, not meshing, assembly or the choice of aggregates, which are done once a head. The
+case openmeeg alone times everything from the surfaces to the leadfield, our compilation included; OpenMEEG
+alone takes some half an hour of it.
 Each case writes its own file, with all its times and ratios from one run. Ours uses all cores. PyAMG has
 threads in its BLAS alone, which can slow it down several times: it is timed with one and with all. CHOLMOD as
 sparsax packages it (without METIS, on serial ATLAS) uses one core. Keep the machine idle: the load before a
@@ -44,6 +47,7 @@ TOLERANCE, MAX_ITERATIONS = 1e-8, 300
 REPEATS = 3  # of which the median counts
 MONTAGE = "10-5-149"
 SKULLS = (0.001, 0.01, 0.04)  # S/m
+CASES = ("head", "sphere", "memory", "openmeeg")
 PEER_CHANNELS = 4  # that PyAMG solves; its time is scaled up to all of them
 PEERS = {
     "defaults": {},
@@ -209,6 +213,16 @@ def sphere_row(n_nodes: int, console: Console) -> dict | None:
     }  # fmt: skip
 
 
+def openmeeg_row(divisions: list[int], console: Console) -> dict | None:
+    """Three layers of the default head: ours against OpenMEEG, both held to far finer finite elements."""
+    try:
+        from three_layers import compare
+    except ModuleNotFoundError:
+        console.print(r'openmeeg: skipped, as it is missing: pip install "jaxinv\[bench]"')
+        return None
+    return {**compare(divisions, MONTAGE, console), "peak, GB": peak()}
+
+
 def peak() -> float:
     """Most memory that this process has held so far, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
@@ -243,16 +257,20 @@ def memory_row(resolution: float, _: Console) -> dict:
 def main() -> None:
     """Runs the cases, prints what they found and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="+", choices=("head", "sphere", "memory"), help="default: all three")
+    parser.add_argument("--cases", nargs="+", choices=CASES, help="default: all of them")
     parser.add_argument("--resolution", type=float, default=3.0, help="of the case head, in mm")
     parser.add_argument("--nodes", type=int, default=200_000, help="of the case sphere")
     parser.add_argument("--memory-resolution", type=float, default=2.0, help="of the case memory, in mm")
+    parser.add_argument(
+        "--divisions", type=int, nargs="+", default=[3, 4], help="of the case openmeeg: 3 gives 642 vertices"
+    )
     options = parser.parse_args()
     console = Console(width=160)
     cases = {
         "head": (head_row, 1e-3 * options.resolution),
         "sphere": (sphere_row, options.nodes),
         "memory": (memory_row, 1e-3 * options.memory_resolution),
+        "openmeeg": (openmeeg_row, options.divisions),
     }
     for name in options.cases or cases:
         run, size = cases[name]
