@@ -126,7 +126,7 @@ def main() -> None:
         if exact is None:
             exact = np.stack([np.asarray(forward.leadfield(s)) for s in cases])
             solve = median_seconds(lambda: forward.leadfield(cases[0]), repeats=1)  # noqa: B023
-        modes, parts = reduced.model.load.shape[1], reduced.rows.shape[1]
+        modes, parts = reduced.potentials.model.load.shape[1], reduced.potentials.rows.shape[1]
         described = {"tolerance": tolerance, "modes": modes, "parts": parts, "offline, s": spent}
         rows.append({**described, **errors(exact, reduced, cases)})
         measured = costs(reduced)

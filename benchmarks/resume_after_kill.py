@@ -62,13 +62,13 @@ class SumOfLeadfields:
     tissue_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=("scalp", "grey", "white"))
     conductivities_at_once: ClassVar[int] = 4
 
-    def leadfield(self, conductivity=None):
+    def leadfield(self, conductivity=None, *, sources=None, sensors=None):
         """The leadfield, (channel, source), average reference."""
         conductivity = self.conductivity if conductivity is None else conductivity
         unreferenced = jnp.tensordot(conductivity, self.parts, axes=1)
         return self.sensors.reference_operator(self.parts.dtype) @ unreferenced
 
-    def project(self, conductivity, current):
+    def project(self, conductivity, current, *, sensors=None):
         """Measurements of currents along the normals."""
         return self.leadfield(conductivity) @ current
 

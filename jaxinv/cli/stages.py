@@ -105,11 +105,17 @@ def reduce_forward(
         return ReducedForward.load(run.reduced)
     console.print(f"reducing the forward model to an error of {config.head.reduction:g}, certified …")
     started = time.perf_counter()
-    reduced = ReducedForward.build(forward, tolerance=config.head.reduction, cache=run.reduction)
+    displacement = config.training.displacement
+    reduced = ReducedForward.build(
+        forward.replace(head=HeadModel.load(run.head)) if displacement else forward,
+        tolerance=config.head.reduction,
+        displacement=displacement,
+        cache=run.reduction,
+    )
     seconds = time.perf_counter() - started
     reduced.save(run.reduced)
     shutil.rmtree(run.reduction, ignore_errors=True)
-    modes = reduced.model.load.shape[1]
+    modes = reduced.potentials.model.load.shape[1]
     run.note("reduced", {"seconds": seconds, "tolerance": config.head.reduction, "modes": modes})
     console.print(f"[green]✓[/] reduced forward model, at most {modes} modes a channel, {seconds:.1f} s")
     return reduced

@@ -10,14 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from scipy import sparse
-from scipy.stats import qmc
 
 from jaxinv import fem
 from jaxinv.fem.loads import Loads, SensorLoads, SourceLoads
 from jaxinv.fem.multigrid import Hierarchy, Level, Prolongation
 from jaxinv.fem.singular_loads import LocalizedLoads, SourceGroup, SubtractionLoads
 from jaxinv.fem.solve import SolveReport, solve_poisson
-from jaxinv.fem.start_space import StartSpace
 from jaxinv.fem.stiffness import Parameters, Stiffness
 from jaxinv.forward.files import read_pytree, write_pytree
 from jaxinv.forward.placement import place_sensors, place_sources
@@ -45,7 +43,7 @@ class FemForward:
         hierarchy: of the multigrid cycle.
         loads: of unit dipoles at the sources.
         weights: of the sensors on the nodes.
-        start: potentials solved for at the build; every solve begins at their best combination.
+        start: potentials at the nominal conductivity; every solve begins at their best multiples.
         conductivity: nominal, in S/m: of each tissue, (tissue,) or (tissue, 3, 3); of a head with a tensor
             for each cell the mean of each tissue.
         sources: the source space.
@@ -61,7 +59,7 @@ class FemForward:
     hierarchy: Hierarchy
     loads: Loads
     weights: SensorLoads
-    start: StartSpace
+    start: Float[Array, "node channel"]
     conductivity: Parameters
     sources: SourceSpace
     sensors: Sensors
@@ -82,7 +80,6 @@ class FemForward:
         source_model: str = "recovery",
         tolerance: float = 1e-8,
         dtype: str = "float64",
-        n_starts: int = 1,
     ) -> "FemForward":
         """Assembles a head and solves it at its nominal conductivity.
 
@@ -96,9 +93,6 @@ class FemForward:
             tolerance: relative residual of each channel's solve. 1e-8 is for work, 1e-12 for tests of
                 gradients and identities, 1e-5 in single precision for training.
             dtype: "float64", or "float32" for training.
-            n_starts: number of conductivities, the nominal one first and then spread over the tissues'
-                ranges, for which the build solves, so that later solves start close to their end. Each
-                takes the memory of one transfer matrix.
 
         Raises:
             ValueError: for an unknown source model or dtype, a tolerance that the dtype cannot reach,
@@ -106,7 +100,7 @@ class FemForward:
                 from the scalp.
             RuntimeError: if the nominal solve does not converge.
         """
-        _check_options(source_model, tolerance, dtype, n_starts)
+        _check_options(source_model, tolerance, dtype)
         weights = place_sensors(head, sensors, dtype)
         loads = place_sources(head, sources, source_model, dtype)
         assembled = fem.assemble_stiffness(head.mesh, head.n_tissues, head.conductivity)
@@ -118,7 +112,7 @@ class FemForward:
             hierarchy=hierarchy,
             loads=loads,
             weights=weights,
-            start=StartSpace.empty(assembled, sensors.n_channels, dtype),
+            start=jnp.zeros((head.mesh.n_nodes, sensors.n_channels), dtype),
             conductivity=jnp.asarray(_nominal(head), dtype),
             conductivity_kind=head.conductivity_kind,
             sources=jax.tree.map(jnp.asarray, sources),
@@ -128,12 +122,9 @@ class FemForward:
             tolerance=tolerance,
             head=head,
         )
-        columns = weights.columns(head.mesh.n_nodes)
-        for conductivity in _start_conductivities(forward, n_starts):
-            potential, report = _transfer(forward, jnp.asarray(conductivity, dtype=dtype))
-            _require_convergence(report, conductivity)
-            forward = forward.replace(start=forward.start.extended(forward.stiffness, potential, columns))
-        return forward
+        potential, report = _transfer(forward, forward.conductivity)
+        _require_convergence(report, forward.conductivity)
+        return forward.replace(start=potential)
 
     def leadfield(
         self,
@@ -162,10 +153,10 @@ class FemForward:
         """
         conductivity = self._checked(conductivity)
         dtype = self.conductivity.dtype
-        loads = (
-            self.loads if sources is None else place_sources(self._head(), sources, self.source_model, dtype)
-        )
-        weights = None if sensors is None else place_sensors(self._head(), sensors, dtype)
+        loads = self.loads
+        if sources is not None:
+            loads = place_sources(self.require_head(), sources, self.source_model, dtype)
+        weights = None if sensors is None else place_sensors(self.require_head(), sensors, dtype)
         potential = self._potential(conductivity, weights)
         field = loads.field(potential, conductivity)
         field = field + loads.direct(self.weights if weights is None else weights, conductivity)
@@ -176,15 +167,20 @@ class FemForward:
         return jnp.tensordot(operator, field, axes=1, precision="highest")
 
     def project(
-        self, conductivity: Float[Array, " tissue"], current: Float[Array, "source *time"]
+        self,
+        conductivity: Float[Array, " tissue"],
+        current: Float[Array, "source *time"],
+        *,
+        sensors: Sensors | None = None,
     ) -> Float[Array, "channel *time"]:
         """Measurements, in V, of currents (A m): the leadfield times the currents.
 
         Args:
             conductivity: as in `leadfield`.
             current: of each source, along its normal; (source, 3) or (source, 3, time) if free.
+            sensors: as in `leadfield`.
         """
-        leadfield = self.leadfield(conductivity)
+        leadfield = self.leadfield(conductivity, sensors=sensors)
         return jnp.tensordot(leadfield, current, axes=leadfield.ndim - 1, precision="highest")
 
     @property
@@ -262,14 +258,19 @@ class FemForward:
     def _potential(self, conductivity, weights=None):
         forward = self
         if weights is not None:
-            start = StartSpace.empty(self.stiffness, weights.nodes.shape[0], self.conductivity.dtype)
+            start = jnp.zeros((self.stiffness.n_nodes, weights.nodes.shape[0]), self.conductivity.dtype)
             forward = self.replace(weights=weights, start=start)
         potential, report = _transfer(forward, conductivity)
         if not isinstance(report.iterations, jax.core.Tracer):
             _require_convergence(report, conductivity)
         return potential
 
-    def _head(self) -> HeadModel:
+    def require_head(self) -> HeadModel:
+        """The head.
+
+        Raises:
+            ValueError: if the operator was read from a file, which holds none.
+        """
         if self.head is None:
             raise ValueError(
                 "this operator was read from a file, which holds no mesh: build it again from its head "
@@ -280,39 +281,29 @@ class FemForward:
 
 STORED_TYPES = (
     Contacts, Electrodes, FemForward, Hierarchy, Level, LocalizedLoads, Prolongation, SensorLoads,
-    SourceGroup, SourceLoads, SourceSpace, Stiffness, StartSpace, SubtractionLoads, SurfaceField,
+    SourceGroup, SourceLoads, SourceSpace, Stiffness, SubtractionLoads, SurfaceField,
 )  # fmt: skip
 
 
 def _transfer(forward: FemForward, conductivity):
-    # the guess stays outside what is compiled once, as the space that gives it grows during a build
     parameters = forward.parameters(conductivity)
-    guess = forward.start.guess(parameters)
     loads = forward.weights.columns(forward.stiffness.n_nodes)
-    return _solve(forward.stiffness, forward.hierarchy, parameters, loads, guess, forward.tolerance)
+    return _solve(forward.stiffness, forward.hierarchy, parameters, loads, forward.start, forward.tolerance)
 
 
 @partial(jax.jit, static_argnums=5)
-def _solve(stiffness, hierarchy, conductivity, loads, guess, tolerance):
-    return solve_poisson(stiffness, hierarchy, conductivity, loads, guess, tolerance, MAX_ITERATIONS)
+def _solve(stiffness, hierarchy, parameters, loads, start, tolerance):
+    """From the multiples of the start that are nearest in the energy norm."""
+    energy = (start * stiffness.product(stiffness.at(parameters), start)).sum(axis=0)
+    multiple = (start * loads).sum(axis=0) / jnp.where(energy > 0, energy, 1)
+    return solve_poisson(stiffness, hierarchy, parameters, loads, multiple * start, tolerance, MAX_ITERATIONS)
 
 
 def _nominal(head: HeadModel) -> Conductivity:
     return head.mean_conductivity if head.conductivity_kind == "cell tensor" else head.conductivity
 
 
-def _start_conductivities(forward: FemForward, count: int) -> list[Float[np.ndarray, "tissue ..."]]:
-    """Nominal conductivities, and points of a Sobol sequence in the logarithms of their ranges."""
-    starts = [np.asarray(forward.conductivity)]
-    if count > 1:
-        low, high = np.log(conductivity_range(forward.tissue_names))
-        sobol = qmc.Sobol(len(forward.tissue_names), scramble=False)
-        sobol.fast_forward(1)  # the first point is a corner of the box
-        starts += list(np.exp(low + sobol.random(count - 1) * (high - low)))
-    return starts
-
-
-def _check_options(source_model, tolerance, dtype, n_starts) -> None:
+def _check_options(source_model, tolerance, dtype) -> None:
     if source_model not in fem.SOURCE_MODELS:
         raise ValueError(f"unknown source_model {source_model!r}; known are {sorted(fem.SOURCE_MODELS)}")
     if dtype not in FINEST_TOLERANCE:
@@ -321,8 +312,6 @@ def _check_options(source_model, tolerance, dtype, n_starts) -> None:
         raise ValueError(
             f"tolerance must lie between {FINEST_TOLERANCE[dtype]:g} and 1 in {dtype}, not {tolerance:g}"
         )
-    if n_starts < 1:
-        raise ValueError(f"n_starts must be 1 or more, not {n_starts}")
     check_dtype(dtype)
 
 

@@ -18,6 +18,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import sequential_vmap
+from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float
 
 
@@ -79,7 +81,7 @@ class Hypercircle:
         """
         fixed = jax.lax.stop_gradient(conductivity)
         matrices = jnp.einsum("t,ctij->cij", fixed, self.energy, precision="highest")
-        factors = jnp.linalg.cholesky(matrices)
+        factors = _cholesky(matrices)
 
         def product(columns):
             images = jnp.einsum("ctij,cj->cti", self.energy, columns, precision="highest")
@@ -102,7 +104,7 @@ class Hypercircle:
         # a mode that is not there has a zero row: give it a one
         absent = jnp.einsum("cii->ci", matrix) == 0
         matrix = matrix + absent[:, :, None] * jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
-        factors = _solve_factored(jnp.linalg.cholesky(matrix), right)
+        factors = _solve_factored(_cholesky(matrix), right)
         gap = gap + jnp.einsum("ctij,cj->cti", self.closed, factors, precision="highest")
         bound = jnp.sqrt(jnp.einsum("t,cti->c", weights, gap**2, precision="highest"))
         mixed = jnp.einsum("csj,cj->cs", self.mixing, factors, precision="highest").at[:, 0].add(1)
@@ -110,8 +112,24 @@ class Hypercircle:
         return bound + left * jnp.sqrt(jnp.max(self.center / conductivity))
 
 
-def _solve_factored(factors, right):
-    return jax.scipy.linalg.cho_solve((factors, True), right[..., None])[..., 0]
+# On a CPU batches of LAPACK calls share XLA's few threads, and two batches at once may wait for each other
+# without end (jaxlib 0.10.2 on two cores): there each matrix is factored by itself.
+
+
+def _cholesky(matrices: Float[Array, "channel mode mode"]) -> Float[Array, "channel mode mode"]:
+    return _by_platform(jnp.linalg.cholesky, matrices)
+
+
+def _solve_factored(
+    factors: Float[Array, "channel mode mode"], right: Float[Array, "channel mode"]
+) -> Float[Array, "channel mode"]:
+    return _by_platform(lambda factor, column: cho_solve((factor, True), column), factors, right)
+
+
+def _by_platform(function, *operands):
+    return jax.lax.platform_dependent(
+        *operands, cpu=jax.vmap(sequential_vmap(function)), default=jax.vmap(function)
+    )
 
 
 def build_hypercircle(

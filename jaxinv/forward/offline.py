@@ -26,8 +26,11 @@ from jaxinv.forward.exact import FemForward
 from jaxinv.forward.files import read_pytree, write_pytree
 from jaxinv.forward.greedy import MAX_ITERATIONS, OfflineProblem, ReducedBlock, reduce_block
 from jaxinv.forward.hypercircle import Hypercircle
+from jaxinv.forward.placement import place_sensors
+from jaxinv.forward.reduced_rows import ReducedRows
 from jaxinv.forward.spectrum import eigenvalue_bound
 from jaxinv.forward.tissue_basis import TissueMatrices
+from jaxinv.head.sensors import SurfaceField
 
 FORMAT = 1  # of the blocks in a cache
 CUT = 0.2  # share of the tolerance spent on rows left out; the rest is the potentials'
@@ -39,37 +42,29 @@ BLOCK_KIND = "block of a jaxinv ReducedForward"
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Reduction:
-    """What `ReducedForward` is made of: its arrays by name, and the index of the sources' tissue."""
-
-    arrays: dict
-    row_tissue: int
-
-
 def reduce_channels(
     forward: FemForward,
+    loads: Float[np.ndarray, "node channel"],
+    *,
     low: Float[np.ndarray, " tissue"],
     high: Float[np.ndarray, " tissue"],
     training: Float[np.ndarray, "case tissue"],
-    *,
     tolerance: float,
     max_modes: int,
     channels_per_block: int,
     cache: str | os.PathLike | None,
     progress: bool,
-) -> Reduction:
-    """Reduce all channels; see `ReducedForward.build`."""
+) -> ReducedRows:
+    """Reduce channels with these loads, in A, of zero sum; in float64. See `ReducedForward.build`."""
     if not isinstance(forward.loads, SourceLoads):
         raise ValueError(
             f"the loads of source_model={forward.source_model!r} depend on the conductivity, so that its "
             'leadfields cannot be reduced: build with "recovery", "venant" or "partial-integration"'
         )
-    loads = _referenced_loads(forward)
     size = np.linalg.norm(loads, axis=0)
     active = np.flatnonzero(size > 1e-12 * size.max())
     blocks = np.array_split(active, max(math.ceil(len(active) / channels_per_block), 1))
-    directory = None if cache is None else Path(cache) / _digest(forward, training, tolerance, blocks)
+    directory = None if cache is None else Path(cache) / _digest(forward, loads, training, tolerance, blocks)
     found, problem = [], None
     with _bar(progress) as bar:
         for number, channels in enumerate(blocks):
@@ -91,13 +86,13 @@ def reduce_channels(
                     _write(path, block)
             bar.update(task, completed=1.0, modes=len(block.conductivities), bound=f"{block.bound:.1e}")
             found.append(block)
-    return Reduction(_assembled(found, active, len(size), training, tolerance), _source_tissue(forward))
+    return _assembled(found, active, len(size), training, tolerance)
 
 
 def _problem(forward, low, high, training) -> OfflineProblem:
     """The operator in double precision, and the two constants of the bound."""
     stiffness = _balanced(forward.stiffness)
-    tissue = _source_tissue(forward)
+    tissue = source_tissue(forward)
     rows = _row_matrix(forward, stiffness.n_nodes)
     center = np.sqrt(low * high)
     single = sparse.csr_array(rows, dtype=np.float32)
@@ -151,10 +146,28 @@ class _GatheredRows:
         return csr_product(self.values, self.indices, self.indptr, potential.astype(jnp.float32)).T
 
 
-def _referenced_loads(forward: FemForward) -> Float[np.ndarray, "node channel"]:
+def referenced_loads(forward: FemForward) -> Float[np.ndarray, "node channel"]:
+    """Loads of the referenced channels, each of zero sum."""
     columns = np.asarray(forward.weights.columns(forward.stiffness.n_nodes), np.float64)
     loads = columns @ np.asarray(forward.sensors.reference_operator(jnp.float64)).T
     return loads - loads.mean(axis=0)
+
+
+def slope_loads(
+    forward: FemForward,
+) -> tuple[Float[np.ndarray, "node slope"], Float[np.ndarray, "channel 3 2"]]:
+    """Loads of the unreferenced potentials' slopes along the scalp, two an electrode, and their directions.
+
+    They are minus the tangential field, of which the electric field under an electrode consists.
+    """
+    field = SurfaceField(forward.sensors.positions, forward.sensors.names)
+    placed = place_sensors(forward.require_head(), field, np.float64)
+    columns = -np.asarray(placed.columns(forward.stiffness.n_nodes))
+    columns = columns.reshape(len(columns), -1, 3)
+    _, directions = np.linalg.eigh(np.einsum("nex,ney->exy", columns, columns))
+    tangents = directions[..., 1:]  # nothing is along the first, the normal
+    loads = np.einsum("nex,exk->nek", columns, tangents).reshape(len(columns), -1)
+    return loads - loads.mean(axis=0), tangents
 
 
 def _row_matrix(forward: FemForward, n_nodes: int) -> sparse.csr_array:
@@ -170,8 +183,8 @@ def _row_matrix(forward: FemForward, n_nodes: int) -> sparse.csr_array:
     return sparse.coo_array((weights.ravel(), (row.ravel(), column.ravel())), shape=shape).tocsr()
 
 
-def _source_tissue(forward: FemForward) -> int:
-    """The tissue on whose nodes the rows weigh most: where the bound of a row is sharpest."""
+def source_tissue(forward: FemForward) -> int:
+    """Index of the tissue on whose nodes the rows weigh most: where the bound of a row is sharpest."""
     rows = _row_matrix(forward, forward.stiffness.n_nodes)
     weight = np.asarray((rows**2).sum(axis=0)).ravel()
     diagonal = np.asarray(forward.stiffness.diagonal)
@@ -211,7 +224,7 @@ def _cycle_floor(stiffness: Stiffness, hierarchy, parameters) -> float:
     return float(eigh((kept + kept.T) / 2, (energy + energy.T) / 2, eigvals_only=True)[0]) / FLOOR_SAFETY
 
 
-def _assembled(blocks, active, n_channels, training, tolerance) -> dict:
+def _assembled(blocks, active, n_channels, training, tolerance) -> ReducedRows:
     """The arrays of all channels, modes and parts padded to the same number; zero for silent channels."""
     n_modes = max(block.model.load.shape[1] for block in blocks)
     cuts = [_cut(block, training, CUT * tolerance) for block in blocks]
@@ -233,13 +246,13 @@ def _assembled(blocks, active, n_channels, training, tolerance) -> dict:
     silent = np.setdiff1d(np.arange(n_channels), active)
     stacked["energy"][silent] = np.eye(n_modes) / center.sum()
     n_rows = cuts[0][2].shape[2]
-    return {
-        "model": Hypercircle(center=center, **stacked),
-        "weights": spread([weights for weights, _, _ in cuts], (n_parts, n_modes)),
-        "dropped": spread([dropped for _, dropped, _ in cuts], (n_modes, n_modes)),
-        "rows": spread([rows for _, _, rows in cuts], (n_parts, n_rows)),
-        "row_constant": np.asarray(blocks[0].row_constant),
-    }
+    return ReducedRows(
+        model=Hypercircle(center=center, **stacked),
+        weights=spread([weights for weights, _, _ in cuts], (n_parts, n_modes)),
+        dropped=spread([dropped for _, dropped, _ in cuts], (n_modes, n_modes)),
+        rows=spread([rows for _, _, rows in cuts], (n_parts, n_rows)),
+        row_constant=np.asarray(blocks[0].row_constant),
+    )
 
 
 def _cut(block: ReducedBlock, training, tolerance):
@@ -264,10 +277,10 @@ def _cut(block: ReducedBlock, training, tolerance):
     return maps[:, :needed], maps[:, needed:], bases[:, :needed]
 
 
-def _digest(forward: FemForward, training, tolerance, blocks) -> str:
+def _digest(forward: FemForward, loads, training, tolerance, blocks) -> str:
     """A hash of all that the blocks depend on."""
     digest = hashlib.sha256(json.dumps([FORMAT, tolerance, [len(block) for block in blocks]]).encode())
-    leaves, structure = jax.tree.flatten((forward.replace(head=None, start=None), training))
+    leaves, structure = jax.tree.flatten((forward.replace(head=None, start=None), loads, training))
     digest.update(str(structure).encode())
     for leaf in leaves:
         array = np.ascontiguousarray(leaf)

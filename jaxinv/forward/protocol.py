@@ -43,7 +43,11 @@ class Forward(Protocol):
         ...
 
     def project(
-        self, conductivity: Float[Array, " tissue"], current: Float[Array, "source *time"]
+        self,
+        conductivity: Float[Array, " tissue"],
+        current: Float[Array, "source *time"],
+        *,
+        sensors: Sensors | None = None,
     ) -> Float[Array, "channel *time"]:
         """Measurements of currents along the sources' normals; pure, as `leadfield` is."""
         ...

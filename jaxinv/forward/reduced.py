@@ -1,6 +1,7 @@
 """`ReducedForward`: leadfields of new conductivities in milliseconds, with a bound on their error."""
 
 import itertools
+from functools import partial
 from os import PathLike
 from typing import ClassVar
 
@@ -13,15 +14,16 @@ from scipy.stats import qmc
 
 from jaxinv.forward.exact import FemForward, check_dtype
 from jaxinv.forward.files import read_pytree, write_pytree
-from jaxinv.forward.greedy import relative
 from jaxinv.forward.hypercircle import Hypercircle
-from jaxinv.forward.offline import reduce_channels
+from jaxinv.forward.offline import reduce_channels, referenced_loads, slope_loads, source_tissue
+from jaxinv.forward.reduced_rows import ReducedRows
 from jaxinv.head.sensors import Contacts, Electrodes, Sensors, SurfaceField
 from jaxinv.head.source_space import SourceSpace
 from jaxinv.tissues import conductivity_range
 
 TRAINING_CASES = 256  # conductivities at which the bound is held to the tolerance, beside the box's corners
 MAX_MODES = 120
+SLOPES, LOOSEST = 10, 0.5  # tolerance of the slopes, over that of the potentials; and at most
 
 
 @flax.struct.dataclass
@@ -33,12 +35,10 @@ class ReducedForward:
     the load, from a space of its own, bounds the error for every conductivity (`jaxinv.forward.hypercircle`).
 
     Attributes:
-        model: of the channels' potentials.
-        weights: from a potential's coefficients to those of its row.
-        dropped: to the coefficients that are left out of the row.
-        rows: orthonormal rows of each channel, by source (and x, y, z where orientation is free).
-        row_constant: norm of a row over the energy norm of its potential, at most, at 1 S/m in the sources'
-            tissue.
+        potentials: rows of the referenced channels.
+        slopes: rows of the derivatives of each electrode's potential in its position, along the `tangents`;
+            None where electrodes stay in place.
+        tangents: two directions along the scalp at each electrode.
         conductivity: nominal, in S/m.
         low: lower corner of the box of conductivities, in S/m.
         high: upper corner, in S/m.
@@ -47,13 +47,12 @@ class ReducedForward:
         tissue_names: one a conductivity.
         row_tissue: index of the sources' tissue.
         tolerance: relative error of a row that the bound was brought to.
+        displacement: farthest that an electrode may be moved along the scalp, in m.
     """
 
-    model: Hypercircle
-    weights: Float[Array, "channel part mode"]
-    dropped: Float[Array, "channel rest mode"]
-    rows: Float[Array, "channel part row"]
-    row_constant: Float[Array, ""]
+    potentials: ReducedRows
+    slopes: ReducedRows | None
+    tangents: Float[Array, "channel 3 2"] | None
     conductivity: Float[Array, " tissue"]
     low: Float[Array, " tissue"]
     high: Float[Array, " tissue"]
@@ -62,6 +61,7 @@ class ReducedForward:
     tissue_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
     row_tissue: int = flax.struct.field(pytree_node=False)
     tolerance: float = flax.struct.field(pytree_node=False)
+    displacement: float = flax.struct.field(pytree_node=False)
     conductivities_at_once: ClassVar[int] = 64
 
     @classmethod
@@ -72,6 +72,7 @@ class ReducedForward:
         high: Float[np.ndarray, " tissue"] | None = None,
         *,
         tolerance: float = 1e-3,
+        displacement: float = 0.0,
         dtype: str = "float32",
         max_modes: int = MAX_MODES,
         channels_per_block: int = 32,
@@ -89,6 +90,9 @@ class ReducedForward:
             high: greatest, likewise.
             tolerance: relative error of a leadfield row, in the L2 norm over the sources, that the bound must
                 reach at every corner of the box and `TRAINING_CASES` points in it.
+            displacement: how far `sensors=` may move an electrode along the scalp, in m. More than 0 reduces
+                two more channels an electrode, the slopes of its potential, to `SLOPES` times the tolerance,
+                which triples the offline stage; needs an operator that was built here, with its head.
             dtype: of the result, "float32" or "float64".
             max_modes: most solutions a block.
             channels_per_block: channels reduced together.
@@ -98,35 +102,43 @@ class ReducedForward:
 
         Raises:
             ValueError: for a box that is empty or not positive, a tolerance outside (0, 1), a source model
-                whose loads depend on the conductivity, or float64 switched off.
+                whose loads depend on the conductivity, a displacement of what is not an electrode, or float64
+                switched off.
             RuntimeError: if a solve does not converge, or `max_modes` do not reach the tolerance.
         """
         low, high = _box(forward.tissue_names, low, high)
         if not 0 < tolerance < 1:
             raise ValueError(f"tolerance must lie between 0 and 1, not {tolerance:g}")
         check_dtype("float64")
-        reduction = reduce_channels(
+        _check_displacement(forward, displacement)
+        reduce = partial(
+            reduce_channels,
             forward,
-            low,
-            high,
-            _training(low, high),
-            tolerance=tolerance,
+            low=low,
+            high=high,
+            training=_training(low, high),
             max_modes=max_modes,
             channels_per_block=channels_per_block,
             cache=cache,
             progress=progress,
         )
+        potentials, slopes, tangents = reduce(referenced_loads(forward), tolerance=tolerance), None, None
+        if displacement > 0:
+            loads, tangents = slope_loads(forward)
+            slopes = reduce(loads, tolerance=min(SLOPES * tolerance, LOOSEST))
         cast = jnp.dtype(dtype)
+        rows = jax.tree.map(lambda array: jnp.asarray(array, cast), (potentials, slopes, tangents))
         return cls(
-            **jax.tree.map(lambda array: jnp.asarray(array, cast), reduction.arrays),
+            *rows,
             conductivity=jnp.asarray(forward.mean_conductivity, cast),
             low=jnp.asarray(low, cast),
             high=jnp.asarray(high, cast),
             sources=forward.sources,
             sensors=forward.sensors,
             tissue_names=forward.tissue_names,
-            row_tissue=reduction.row_tissue,
+            row_tissue=source_tissue(forward),
             tolerance=tolerance,
+            displacement=float(displacement),
         )
 
     def leadfield(
@@ -142,18 +154,25 @@ class ReducedForward:
         Args:
             conductivity: of each tissue, in S/m; nominal when None.
             sources: none but those of the build.
-            sensors: none but those of the build.
+            sensors: the same electrodes, moved along the scalp by `displacement` at most, to first order in
+                how far; may be traced. Those of the build when None.
             extrapolate: allow conductivities outside the box, where nothing was held to the tolerance;
                 `error_bound` holds there too.
 
         Raises:
-            ValueError: for a conductivity of the wrong shape or outside the box, or other sources or sensors.
-                Under `jit`, where nothing can be raised, a leadfield outside the box is NaN.
+            ValueError: for a conductivity of the wrong shape or outside the box, other sources or sensors, or
+                electrodes that moved too far. Under `jit`, where nothing can be raised, such a leadfield is
+                NaN.
         """
-        self._check_geometry(sources, sensors)
+        if sources is not None and sources is not self.sources:
+            raise ValueError(
+                "a ReducedForward knows the sources of its build alone: build another, or use FemForward"
+            )
         conductivity = self._checked(conductivity, extrapolate)
-        parts = self._parts(self.model.coefficients(conductivity))
-        leadfield = jnp.einsum("cp,cpr->cr", parts, self.rows, precision="highest")
+        moved = self._moved(sensors)
+        leadfield = self.potentials.at(conductivity)
+        if moved is not None:
+            leadfield = leadfield + self._change(moved, self.slopes.at(conductivity))
         leadfield = self._within_box(conductivity, extrapolate, leadfield)
         return leadfield if self.sources.is_fixed else leadfield.reshape(*leadfield.shape[:-1], -1, 3)
 
@@ -162,6 +181,7 @@ class ReducedForward:
         conductivity: Float[Array, " tissue"],
         current: Float[Array, "source *time"],
         *,
+        sensors: Sensors | None = None,
         extrapolate: bool = False,
     ) -> Float[Array, "channel *time"]:
         """Measurements, in V, of currents (A m) along the sources' normals, without forming the leadfield.
@@ -169,6 +189,7 @@ class ReducedForward:
         Args:
             conductivity: of each tissue, in S/m.
             current: of each source, in A m; (source, 3) and (source, 3, time) where orientation is free.
+            sensors: as in `leadfield`.
             extrapolate: as in `leadfield`.
 
         Raises:
@@ -177,9 +198,9 @@ class ReducedForward:
         conductivity = self._checked(conductivity, extrapolate)
         if not self.sources.is_fixed:
             current = current.reshape(-1, *current.shape[2:])
-        seen = jnp.tensordot(self.rows, current, axes=1, precision="highest")
-        parts = self._parts(self.model.coefficients(conductivity))
-        measured = jnp.einsum("cp,cp...->c...", parts, seen, precision="highest")
+        measured = self.potentials.project(conductivity, current)
+        if (moved := self._moved(sensors)) is not None:
+            measured = measured + self._change(moved, self.slopes.project(conductivity, current))
         return self._within_box(conductivity, extrapolate, measured)
 
     @property
@@ -190,18 +211,10 @@ class ReducedForward:
     def error_bound(self, conductivity: Float[Array, " tissue"] | None = None) -> Float[Array, " channel"]:
         """Bound on each row's error in the L2 norm over the sources, relative to the exact leadfield's row.
 
-        Exact is the finite-element leadfield that the model was built from. Holds for every conductivity,
-        outside the box too; infinite where nothing can be said.
+        Exact is the finite-element leadfield that the model was built from, its electrodes in place. Holds
+        for every conductivity, outside the box too; infinite where nothing can be said.
         """
-        conductivity = self._checked(conductivity, extrapolate=True)
-        coefficients = self.model.coefficients(conductivity)
-        error = self.model.energy_error(conductivity, coefficients)
-        error = self.row_constant * error / jnp.sqrt(conductivity[self.row_tissue])
-        cut = jnp.linalg.norm(
-            jnp.einsum("cpm,cm->cp", self.dropped, coefficients, precision="highest"), axis=1
-        )
-        norm = jnp.hypot(jnp.linalg.norm(self._parts(coefficients), axis=1), cut)
-        return jnp.where(norm > 0, relative(error + cut, norm - error), 0)
+        return self.potentials.error_bound(self._checked(conductivity, extrapolate=True), self.row_tissue)
 
     def save(self, path: str | PathLike) -> None:
         """Writes everything to one .npz file."""
@@ -219,15 +232,36 @@ class ReducedForward:
         check_dtype(reduced.conductivity.dtype)
         return jax.tree.map(jnp.asarray, reduced)
 
-    def _parts(self, coefficients):
-        return jnp.einsum("cpm,cm->cp", self.weights, coefficients, precision="highest")
+    def _moved(self, sensors) -> Float[Array, "channel 2"] | None:
+        """How far each electrode was moved along its tangents; NaN where that is too far and traced."""
+        if sensors is None or sensors is self.sensors:
+            return None
+        if self.slopes is None:
+            raise ValueError(
+                "this ReducedForward knows the sensors of its build alone: build it with displacement= to "
+                "move electrodes, or use FemForward"
+            )
+        own = self.sensors
+        if (type(sensors), sensors.names, sensors.reference) != (type(own), own.names, own.reference):
+            raise ValueError("sensors must be the electrodes of the build, moved: self.sensors.at(positions)")
+        shift = jnp.asarray(sensors.positions, self.tangents.dtype) - own.positions
+        distance = jnp.linalg.norm(shift, axis=1)
+        limit = self.displacement * (1 + 1e-3)  # of rounding
+        if not isinstance(distance, jax.core.Tracer) and (distance > limit).any():
+            farthest = int(jnp.argmax(distance))
+            raise ValueError(
+                f"electrode {own.names[farthest]} was moved by {1e3 * float(distance[farthest]):.1f} mm, "
+                f"farther than displacement={self.displacement:g} m allows: build with more"
+            )
+        along = jnp.einsum("cxk,cx->ck", self.tangents, shift, precision="highest")
+        return jnp.where((distance <= limit)[:, None], along, jnp.nan)
 
-    def _check_geometry(self, sources, sensors) -> None:
-        for name, given, own in (("sources", sources, self.sources), ("sensors", sensors, self.sensors)):
-            if given is not None and given is not own:
-                raise ValueError(
-                    f"a ReducedForward knows the {name} of its build alone: build another, or use FemForward"
-                )
+    def _change(self, moved: Float[Array, "channel 2"], slopes: Float[Array, "slope ..."]) -> Array:
+        """Of referenced channels, from the slopes of the unreferenced ones."""
+        change = jnp.einsum("ck,ck...->c...", moved, slopes.reshape(*moved.shape, *slopes.shape[1:]))
+        return jnp.tensordot(
+            self.sensors.reference_operator(change.dtype), change, axes=1, precision="highest"
+        )
 
     def _checked(self, conductivity, extrapolate):
         if conductivity is None:
@@ -264,7 +298,9 @@ class ReducedForward:
         return jnp.where(self._inside(conductivity).all(), values, jnp.nan)
 
 
-STORED_TYPES = (Contacts, Electrodes, Hypercircle, ReducedForward, SourceSpace, SurfaceField)
+STORED_TYPES = (
+    Contacts, Electrodes, Hypercircle, ReducedForward, ReducedRows, SourceSpace, SurfaceField,
+)  # fmt: skip
 
 
 def _box(tissue_names, low, high):
@@ -279,6 +315,16 @@ def _box(tissue_names, low, high):
             f"found {low.tolist()} and {high.tolist()}"
         )
     return low, high
+
+
+def _check_displacement(forward: FemForward, displacement: float) -> None:
+    if not 0 <= displacement < np.inf:
+        raise ValueError(f"displacement must be 0 or more, in m, not {displacement:g}")
+    if displacement > 0 and not isinstance(forward.sensors, Electrodes):
+        raise ValueError(
+            f"only Electrodes can be moved along the scalp, not {type(forward.sensors).__name__}: build with "
+            "displacement=0"
+        )
 
 
 def _training(low, high):

@@ -1,7 +1,13 @@
 """Synthetic data, made where it is used: activity, noise and measurements."""
 
 from jaxinv.simulate.activity import Activity, ActivityModel, Dipoles, HalfActiveMaps, Patches
-from jaxinv.simulate.batch import Batch, sample_conductivity, simulate_batch, simulate_measurements
+from jaxinv.simulate.batch import (
+    Batch,
+    displaced_sensors,
+    sample_conductivity,
+    simulate_batch,
+    simulate_measurements,
+)
 from jaxinv.simulate.noise import WhiteNoise
 
 __all__ = [
@@ -12,6 +18,7 @@ __all__ = [
     "HalfActiveMaps",
     "Patches",
     "WhiteNoise",
+    "displaced_sensors",
     "sample_conductivity",
     "simulate_batch",
     "simulate_measurements",

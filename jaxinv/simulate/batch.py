@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxinv.forward.protocol import Forward
+from jaxinv.head.sensors import Sensors
 from jaxinv.simulate.activity import ActivityModel
 from jaxinv.simulate.noise import WhiteNoise
 from jaxinv.simulate.uniform import uniform
@@ -51,6 +52,19 @@ def sample_conductivity(key: PRNGKeyArray, forward: Forward) -> Float[Array, " t
     low, high = (jnp.asarray(bound, jnp.float32) for bound in forward.conductivity_range)
     share = uniform(key, low.shape)
     return jnp.clip(low * (high / low) ** share, low, high)
+
+
+def displaced_sensors(key: PRNGKeyArray, sensors: Sensors, displacement: float) -> Sensors:
+    """Sensors that were put on by hand: each misses its place by up to `displacement` (m), at random.
+
+    The miss is uniform in a ball; of an electrode only the part along the scalp has an effect.
+    """
+    positions = jnp.asarray(sensors.positions)
+    way_key, length_key = jax.random.split(key)
+    way = jax.random.normal(way_key, positions.shape, jnp.float32)
+    length = displacement * uniform(length_key, (len(positions), 1)) ** (1 / 3)
+    step = length * way / jnp.linalg.norm(way, axis=1, keepdims=True)
+    return sensors.at(positions + step.astype(positions.dtype))
 
 
 def simulate_measurements(
@@ -112,10 +126,12 @@ def simulate_batch(
     size: int,
     *,
     conductivities: int = 1,
+    displacement: float = 0.0,
 ) -> Batch:
     """Cases on leadfields made for conductivities drawn here, by `sample_conductivity`.
 
-    Jit it with `size` and `conductivities` static; forward models and activity are pytrees and arguments.
+    Jit it with `size`, `conductivities` and `displacement` static; forward models and activity are pytrees
+    and arguments.
 
     Args:
         key: typed key; the same key gives the same batch.
@@ -126,6 +142,8 @@ def simulate_batch(
         size: number of cases, a multiple of the number of leadfields.
         conductivities: leadfields a head, one conductivity each. With as many as cases, no leadfield is
             formed: a `ReducedForward` then draws thousands of cases a second.
+        displacement: by how far at most an electrode misses its place, in m; drawn for every leadfield
+            (`displaced_sensors`). A `ReducedForward` must have been built for it.
 
     Raises:
         ValueError: for heads that do not match, a tissue without a range in the literature, or a `size` that
@@ -140,43 +158,56 @@ def simulate_batch(
             f"{len(forwards)} × {conductivities}; found {size}"
         )
     batches = [
-        _simulate_head(head_key, forward, activity, noise, size // n_leadfields, conductivities)
+        _simulate_head(head_key, forward, activity, noise, size // n_leadfields, conductivities, displacement)
         for head_key, forward in zip(jax.random.split(key, len(forwards)), forwards)
     ]
     batch = jax.tree.map(lambda *parts: jnp.concatenate(parts), *batches)
     return batch.replace(head=jnp.repeat(jnp.arange(len(forwards), dtype=jnp.int32), size // len(forwards)))
 
 
-def _simulate_head(key, forward, activity, noise, size, conductivities):
+def _simulate_head(key, forward, activity, noise, size, conductivities, displacement):
     """`size` cases on each of `conductivities` leadfields of one head, one leadfield in memory at a time."""
     dtype = jnp.asarray(forward.conductivity).dtype
     reference = forward.sensors.reference_operator(jnp.float32)
     if size == 1:
-        return _simulate_projected(key, forward, activity, noise, conductivities, reference)
+        return _simulate_projected(key, forward, activity, noise, conductivities, reference, displacement)
 
     def simulate_leadfield(leadfield_key):
         conductivity_key, case_key = jax.random.split(leadfield_key)
         conductivity = sample_conductivity(conductivity_key, forward)
-        leadfield = forward.leadfield(conductivity.astype(dtype))
+        sensors = _sensors(conductivity_key, forward, displacement)
+        leadfield = forward.leadfield(conductivity.astype(dtype), sensors=sensors)
         return simulate_measurements(case_key, leadfield, conductivity, activity, noise, size, reference)
 
     stacked = jax.lax.map(simulate_leadfield, jax.random.split(key, conductivities))
     return jax.tree.map(lambda x: x.reshape(conductivities * size, *x.shape[2:]), stacked)
 
 
-def _simulate_projected(key, forward, activity, noise, size, reference):
+def _simulate_projected(key, forward, activity, noise, size, reference, displacement):
     """`size` cases of one head, each at conductivities of its own."""
     conductivity_key, activity_key, noise_key = jax.random.split(key, 3)
     keys = jax.random.split(conductivity_key, size)
     conductivity = jax.vmap(lambda k: sample_conductivity(k, forward))(keys)
     drawn = jax.vmap(activity.sample)(jax.random.split(activity_key, size))
     dtype = jnp.asarray(forward.conductivity).dtype
+
+    def project(case):
+        key, conductivity, current = case
+        return forward.project(conductivity, current, sensors=_sensors(key, forward, displacement))
+
     signal = jax.lax.map(
-        lambda case: forward.project(*case),
-        (conductivity.astype(dtype), drawn.current.astype(dtype)),
+        project,
+        (keys, conductivity.astype(dtype), drawn.current.astype(dtype)),
         batch_size=min(forward.conductivities_at_once, size),
     )
     return _measured(noise_key, signal.astype(jnp.float32), drawn, conductivity, noise, reference)
+
+
+def _sensors(key, forward, displacement):
+    """Where the sensors are in one case, from the key of its conductivities; None where they belong."""
+    if not displacement:
+        return None
+    return displaced_sensors(jax.random.fold_in(key, 1), forward.sensors, displacement)
 
 
 def _check_heads(forwards: tuple[Forward, ...]) -> None:

@@ -16,6 +16,7 @@ class TrainConfig:
         updates: optimiser updates in the whole run; a multiple of `updates_per_leadfield`.
         updates_per_leadfield: updates that share one leadfield, for conductivities drawn anew; 0 gives every
             sample its own.
+        displacement: by how far at most electrodes miss their places in a sample, in m.
         batch_size: samples in an update.
         learning_rate: highest value, reached after the warm-up, then a half cosine down to 0.
         warmup: updates of linear warm-up.
@@ -35,6 +36,7 @@ class TrainConfig:
 
     updates: int = 410
     updates_per_leadfield: int = 0
+    displacement: float = 0.0
     batch_size: int = 64
     learning_rate: float = 3e-3
     warmup: int = 40
@@ -55,7 +57,7 @@ class TrainConfig:
         for name in ("learning_rate", "gradient_clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        for name in ("updates_per_leadfield", "warmup", "weight_decay", "seed"):
+        for name in ("updates_per_leadfield", "displacement", "warmup", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if self.patience is not None and self.patience < 1:

@@ -234,7 +234,9 @@ def _whitened(state, graphdef, keys: RunKeys, physics, config: TrainConfig) -> T
     groups = config.validation_leadfields
     needed = _WHITENING_SAMPLES_A_CHANNEL * forward.sensors.n_channels
     size = max(config.validation_size, math.ceil(needed / groups) * groups)
-    data = simulate_set(keys.whitening, *physics, size=size, leadfields=groups)
+    data = simulate_set(
+        keys.whitening, *physics, size=size, leadfields=groups, displacement=config.displacement
+    )
     _check_set(data, "whitening")
     scaling = whitening(state.network(graphdef), data)
     return state.replace(
@@ -248,7 +250,11 @@ def _whitened(state, graphdef, keys: RunKeys, physics, config: TrainConfig) -> T
 
 def _validation_set(keys: RunKeys, physics, config: TrainConfig) -> LabelledSet:
     data = simulate_set(
-        keys.validation, *physics, size=config.validation_size, leadfields=config.validation_leadfields
+        keys.validation,
+        *physics,
+        size=config.validation_size,
+        leadfields=config.validation_leadfields,
+        displacement=config.displacement,
     )
     _check_set(data, "validation")
     return data

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxinv.networks import DirectInversionUNet
-from jaxinv.simulate import sample_conductivity, simulate_batch, simulate_measurements
+from jaxinv.simulate import displaced_sensors, sample_conductivity, simulate_batch, simulate_measurements
 
 _VARIANCE_FLOOR = 1e-4
 """Of the mean variance of a whitened input: below it lies rounding, and the direction of the reference."""
@@ -45,15 +45,20 @@ class LabelledSet:
     labels: Float[Array, "group batch source"]
 
 
-def draw_leadfield(key: Key[Array, ""], forward) -> DrawnLeadfield:
+def draw_leadfield(key: Key[Array, ""], forward, displacement: float = 0.0) -> DrawnLeadfield:
     """Draw conductivities and solve for their leadfield; pure, for use inside jit.
 
     Args:
         key: of the conductivities.
         forward: a `Forward` with sources of fixed orientation.
+        displacement: by how far at most electrodes miss their places, in m.
     """
     conductivity = sample_conductivity(key, forward)
-    leadfield = forward.leadfield(conductivity.astype(jnp.asarray(forward.conductivity).dtype))
+    sensors = None
+    if displacement:
+        sensors = displaced_sensors(jax.random.fold_in(key, 1), forward.sensors, displacement)
+    dtype = jnp.asarray(forward.conductivity).dtype
+    leadfield = forward.leadfield(conductivity.astype(dtype), sensors=sensors)
     return DrawnLeadfield(leadfield.astype(jnp.float32), conductivity)
 
 
@@ -76,18 +81,29 @@ def draw_batch(
 
 
 def draw_fresh_batch(
-    key: Key[Array, ""], forward, activity, noise, size: int
+    key: Key[Array, ""], forward, activity, noise, size: int, displacement: float = 0.0
 ) -> tuple[Float[Array, "batch channel"], Float[Array, "batch source"]]:
     """Fresh samples, each at conductivities of its own: measurements and labels, float32; pure.
 
-    Arguments as of `draw_batch`, without the leadfield.
+    Arguments as of `draw_batch`, without the leadfield, and `displacement` as of `draw_leadfield`.
     """
-    batch = simulate_batch(key, forward, activity, noise, size, conductivities=size)
+    batch = simulate_batch(
+        key, forward, activity, noise, size, conductivities=size, displacement=displacement
+    )
     return batch.measurements, batch.activity
 
 
-@partial(jax.jit, static_argnames=("size", "leadfields"))
-def simulate_set(key: Key[Array, ""], forward, activity, noise, *, size: int, leadfields: int) -> LabelledSet:
+@partial(jax.jit, static_argnames=("size", "leadfields", "displacement"))
+def simulate_set(
+    key: Key[Array, ""],
+    forward,
+    activity,
+    noise,
+    *,
+    size: int,
+    leadfields: int,
+    displacement: float = 0.0,
+) -> LabelledSet:
     """A set of `size` samples, the same number from each of `leadfields` leadfields; jitted.
 
     Args:
@@ -97,8 +113,11 @@ def simulate_set(key: Key[Array, ""], forward, activity, noise, *, size: int, le
         noise: model of sensor noise.
         size: number of samples, a multiple of `leadfields`.
         leadfields: number of conductivities drawn.
+        displacement: by how far at most electrodes miss their places, in m.
     """
-    batch = simulate_batch(key, forward, activity, noise, size, conductivities=leadfields)
+    batch = simulate_batch(
+        key, forward, activity, noise, size, conductivities=leadfields, displacement=displacement
+    )
     return LabelledSet(
         *(array.reshape(leadfields, -1, array.shape[-1]) for array in (batch.measurements, batch.activity))
     )

@@ -129,11 +129,15 @@ def make_train_step(graphdef: nnx.GraphDef, config: TrainConfig, mesh: Mesh) -> 
     @jax.jit
     def step(key: Key[Array, ""], state: TrainState, forward, activity, noise):
         leadfield_key, batch_key = jax.random.split(jax.random.fold_in(key, state.update))
-        shared = draw_leadfield(leadfield_key, forward) if config.updates_per_leadfield else None
+        shared = None
+        if config.updates_per_leadfield:
+            shared = draw_leadfield(leadfield_key, forward, config.displacement)
 
         def update(state: TrainState, inner_key):
             if shared is None:
-                batch = draw_fresh_batch(inner_key, forward, activity, noise, config.batch_size)
+                batch = draw_fresh_batch(
+                    inner_key, forward, activity, noise, config.batch_size, config.displacement
+                )
                 finite = jnp.isfinite(batch[0]).all(axis=1).sum(dtype=jnp.int32)
                 state = state.replace(
                     leadfields=state.leadfields + finite,

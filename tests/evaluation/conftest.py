@@ -29,10 +29,10 @@ class ToyForward:
     def conductivity_range(self):
         return conductivity_range(self.tissue_names)
 
-    def project(self, conductivity, current):
+    def project(self, conductivity, current, *, sensors=None):
         return self.leadfield(conductivity) @ current
 
-    def leadfield(self, conductivity=None):
+    def leadfield(self, conductivity=None, *, sources=None, sensors=None):
         conductivity = self.conductivity if conductivity is None else conductivity
         return jnp.einsum("t,tcs->cs", conductivity, self.by_tissue)
 

@@ -77,7 +77,7 @@ def test_differentiable_in_tensor_entries(tensors):
 
 def test_mean_conductivities_scale_the_tensors(tensors):
     """Tensors of cells and of tissues, and the tensors scaled by hand; the derivative follows."""
-    cells, tissues = build(tensors, form="cells", n_starts=3), build(tensors, form="tensor")
+    cells, tissues = build(tensors, form="cells"), build(tensors, form="tensor")
     mean = np.trace(tensors, axis1=1, axis2=2) / 3
     np.testing.assert_allclose(cells.conductivity, mean)
     np.testing.assert_allclose(tissues.mean_conductivity, mean)

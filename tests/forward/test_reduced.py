@@ -63,13 +63,15 @@ def test_the_energy_bound_is_sharp(forward):
     Far from the box, so that the difference is not rounding.
     """
     reduced = build(forward, tolerance=0.3)
-    loads = offline._referenced_loads(forward)
+    loads = offline.referenced_loads(forward)
     for sigma in ([0.43, 0.2, 1.79, 0.33], [0.43, 0.01, 0.2, 0.33], [3, 0.005, 1.79, 1.5]):
         sigma = np.array(sigma)
         exact = forward.sensors.reference_operator() @ forward.transfer_matrix(sigma)
-        coefficients = reduced.model.coefficients(jnp.asarray(sigma))
-        energy = np.einsum("cn,nc->c", exact, loads) - (coefficients * reduced.model.load).sum(axis=1)
-        bound = np.asarray(reduced.model.energy_error(jnp.asarray(sigma), coefficients))
+        coefficients = reduced.potentials.model.coefficients(jnp.asarray(sigma))
+        energy = np.einsum("cn,nc->c", exact, loads) - (coefficients * reduced.potentials.model.load).sum(
+            axis=1
+        )
+        bound = np.asarray(reduced.potentials.model.energy_error(jnp.asarray(sigma), coefficients))
         assert (bound >= np.sqrt(energy)).all()
         assert np.median(bound / np.sqrt(energy)) < 3
 
@@ -113,6 +115,69 @@ def test_derivatives_in_the_conductivity(reduced, cases):
     weights = np.random.default_rng(1).normal(size=(10, 12))
     scale = jnp.asarray(cases[0])
     check_grads(lambda x: (weights * reduced.leadfield(scale * x)).sum(), (jnp.ones(4),), order=2, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def movable(forward):
+    return build(forward, tolerance=0.02, displacement=4e-3)
+
+
+def test_moved_electrodes_follow_the_exact_slopes(movable, forward, cases):
+    """First order in the displacement: the exact leadfield's derivative in the positions."""
+    step = np.random.default_rng(3).normal(size=(forward.sensors.n_channels, 3))
+    step *= 3e-3 / np.linalg.norm(step, axis=1, keepdims=True)
+    at = forward.sensors.positions
+
+    def along(model):
+        return lambda s: model.leadfield(cases[0], sensors=forward.sensors.at(at + s * step))
+
+    change = along(movable)(1.0) - movable.leadfield(cases[0])
+    _, exact = jax.jvp(along(forward), (0.0,), (1.0,))
+    norms = np.linalg.norm(exact, axis=1)
+    assert (np.linalg.norm(change - exact, axis=1) < 0.05 * norms).all()
+    _, slope = jax.jvp(along(movable), (0.5,), (1.0,))
+    np.testing.assert_allclose(slope, change, rtol=1e-6, atol=1e-9 * float(norms.max()))
+
+
+def test_moved_electrodes_are_nearer_than_unmoved_ones(movable, forward, cases):
+    step = np.random.default_rng(4).normal(size=(forward.sensors.n_channels, 3))
+    outward = np.asarray(forward.sensors.positions)
+    outward = outward / np.linalg.norm(outward, axis=1, keepdims=True)
+    step = step - (step * outward).sum(axis=1, keepdims=True) * outward
+    step *= 3e-3 / np.linalg.norm(step, axis=1, keepdims=True)
+    moved = forward.sensors.at(forward.sensors.positions + step)
+    exact = forward.leadfield(cases[0], sensors=moved)
+    unmoved = np.linalg.norm(movable.leadfield(cases[0]) - exact)
+    assert np.linalg.norm(movable.leadfield(cases[0], sensors=moved) - exact) < 0.25 * unmoved
+
+
+def test_projecting_onto_moved_electrodes(movable, cases):
+    moved = movable.sensors.at(movable.sensors.positions + 1e-3)
+    leadfield = movable.leadfield(cases[0], sensors=moved)
+    current = np.random.default_rng(5).normal(size=(leadfield.shape[1], 2))
+    measured = jax.jit(lambda r, s: r.project(cases[0], current, sensors=s))(movable, moved)
+    np.testing.assert_allclose(measured, leadfield @ current, rtol=1e-9)
+
+
+def test_electrodes_that_cannot_be_moved_are_refused(movable, reduced, cases):
+    far = movable.sensors.at(movable.sensors.positions + np.array([0, 0, 5e-3]))
+    with pytest.raises(ValueError, match=r"moved by 5\.0 mm, farther than displacement=0\.004"):
+        movable.leadfield(cases[0], sensors=far)
+    assert np.isnan(jax.jit(lambda s: movable.leadfield(cases[0], sensors=s))(far)).all()
+    with pytest.raises(ValueError, match="build it with displacement="):
+        reduced.leadfield(cases[0], sensors=far)
+    other = Electrodes(movable.sensors.positions, reference=None)
+    with pytest.raises(ValueError, match="electrodes of the build"):
+        movable.leadfield(cases[0], sensors=other)
+
+
+def test_moved_electrodes_come_back_from_their_file(movable, cases, tmp_path):
+    movable.save(tmp_path / "reduced.npz")
+    again = ReducedForward.load(tmp_path / "reduced.npz")
+    moved = movable.sensors.at(movable.sensors.positions + 1e-3)
+    np.testing.assert_array_equal(
+        again.leadfield(cases[0], sensors=moved), movable.leadfield(cases[0], sensors=moved)
+    )
 
 
 def test_vmap_equals_a_loop_under_jit(reduced, cases):

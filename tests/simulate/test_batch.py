@@ -38,14 +38,17 @@ class ToyForward:
     def leadfield(self, conductivity=None, *, sources=None, sensors=None):
         conductivity = self.conductivity if conductivity is None else conductivity
         reference = self.sensors.reference_operator(self.parts.dtype)
-        return reference @ jnp.tensordot(conductivity, self.parts, axes=1)
+        potentials = jnp.tensordot(conductivity, self.parts, axes=1)
+        if sensors is not None:  # potentials grow with x
+            potentials = potentials * (1 + (sensors.positions - self.sensors.positions)[:, :1])
+        return reference @ potentials
 
     @property
     def conductivity_range(self):
         return conductivity_range(self.tissue_names)
 
-    def project(self, conductivity, current):
-        return self.leadfield(conductivity) @ current
+    def project(self, conductivity, current, *, sensors=None):
+        return self.leadfield(conductivity, sensors=sensors) @ current
 
 
 def toy(seed=0, n_channels=CHANNELS, n_sources=SOURCE_COUNT, dtype=np.float32):
@@ -120,6 +123,24 @@ def test_every_case_may_have_a_leadfield_of_its_own(key):
     leadfield = jax.vmap(FORWARD.leadfield)(batch.conductivity)
     signal = np.einsum("bcs,bs->bc", leadfield, batch.current)
     np.testing.assert_allclose(batch.measurements, signal, atol=1e-5 * np.abs(signal).max())
+
+
+@pytest.mark.parametrize("conductivities", [2, 8])
+def test_electrodes_miss_their_places_by_as_much_as_is_said(key, conductivities):
+    forward = toy()
+    forward = forward.replace(sensors=Electrodes(forward.sensors.positions, reference=None))
+    quiet = WhiteNoise((200.0, 200.0))
+    in_place, moved = (
+        simulate_batch(key, forward, ACTIVITY, quiet, 8, conductivities=conductivities, displacement=d)
+        for d in (0.0, 0.01)
+    )
+    np.testing.assert_array_equal(in_place.current, moved.current)
+    miss = np.asarray(moved.measurements / in_place.measurements - 1)
+    assert np.abs(miss).max() < 0.01 + 1e-4
+    assert 0.003 < miss.std() < 0.006  # uniform in a ball: radius / √5 along an axis
+    own = miss.reshape(conductivities, -1, CHANNELS)
+    np.testing.assert_allclose(own, np.broadcast_to(own[:, :1], own.shape), atol=1e-3)
+    assert np.abs(own[0, 0] - own[1, 0]).max() > 1e-3
 
 
 def test_same_key_same_batch_and_jit_changes_nothing(key):

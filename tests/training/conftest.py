@@ -31,7 +31,7 @@ class ToyForward:
     tissue_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=("scalp", "grey", "white"))
     conductivities_at_once: ClassVar[int] = 4
 
-    def leadfield(self, conductivity=None):
+    def leadfield(self, conductivity=None, *, sources=None, sensors=None):
         conductivity = self.conductivity if conductivity is None else conductivity
         unreferenced = jnp.tensordot(conductivity, self.parts, axes=1)
         return self.sensors.reference_operator(self.parts.dtype) @ unreferenced
@@ -40,7 +40,7 @@ class ToyForward:
     def conductivity_range(self):
         return conductivity_range(self.tissue_names)
 
-    def project(self, conductivity, current):
+    def project(self, conductivity, current, *, sensors=None):
         return self.leadfield(conductivity) @ current
 
 
@@ -50,7 +50,7 @@ class UnconvergedForward(ToyForward):
 
     limit: Float[Array, ""] = 0.0
 
-    def leadfield(self, conductivity=None):
+    def leadfield(self, conductivity=None, *, sources=None, sensors=None):
         good = super().leadfield(conductivity)
         return jnp.where(conductivity[2] > self.limit, jnp.nan, good)
 
