@@ -2,6 +2,8 @@
 
 python benchmarks/on_the_fly.py                                   # the head of `make run`
 python benchmarks/on_the_fly.py --resolution 3e-3 --montage 10-5-149 --tolerances 1e-2 1e-3 --cases 100
+python benchmarks/on_the_fly.py --montage 10-20 --tolerances .5 .2 .1 .05 .02 .01 .005 .002 .001 \
+    --networks --name error_over_modes --picture docs/images/reduction.png
 """
 
 import argparse
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 from sphere_protocol import SEED, print_rows, write_json
@@ -103,6 +106,18 @@ def training_rates(reduced: jaxinv.ReducedForward, network: str) -> dict:
     return {"network": network, **rates, "fresh / fixed": rates["fresh"] / rates["fixed"]}
 
 
+def draw(rows: list[dict], path: Path) -> None:
+    """Error and bound over the number of modes."""
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    modes = [row["modes"] for row in rows]
+    for name, style in (("worst bound", "o-"), ("worst error", "s-"), ("median error", "^--")):
+        axes.semilogy(modes, [row[name] for row in rows], style, label=name)
+    axes.set(xlabel="modes of a channel", ylabel="relative error of a leadfield row")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
     """Builds, measures, prints the tables and writes them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -112,6 +127,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=20, help="held-out conductivities")
     parser.add_argument("--networks", nargs="*", default=["quick"], choices=sorted(NETWORKS))
     parser.add_argument("--name", default="on_the_fly", help="of the file with the results")
+    parser.add_argument("--picture", type=Path, help="where to draw error and bound over the modes")
     options = parser.parse_args()
     console, rows, online, training = Console(width=200), [], [], []
     head = fsaverage_head(options.resolution)
@@ -135,6 +151,8 @@ def main() -> None:
         )
         print_rows("Error of a row, relative", rows, console)
         print_rows(f"Online, against {solve:.1f} s for the exact leadfield", online, console)
+    if options.picture:
+        draw(rows, options.picture)
     for network in options.networks:
         training.append(training_rates(reduced, network))
     if training:
