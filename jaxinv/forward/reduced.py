@@ -91,8 +91,8 @@ class ReducedForward:
             tolerance: relative error of a leadfield row, in the L2 norm over the sources, that the bound must
                 reach at every corner of the box and `TRAINING_CASES` points in it.
             displacement: how far `sensors=` may move an electrode along the scalp, in m. More than 0 reduces
-                two more channels an electrode, the slopes of its potential, to `SLOPES` times the tolerance,
-                which triples the offline stage; needs an operator that was built here, with its head.
+                two more channels an electrode, the slopes of its potential, to `SLOPES` times the tolerance:
+                three times as many in all. Needs an operator that was built here, with its head.
             dtype: of the result, "float32" or "float64".
             max_modes: most solutions a block.
             channels_per_block: channels reduced together.
