@@ -7,6 +7,7 @@ gathered in blocks of bounded memory, and `vmap` over vectors becomes more colum
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
 from jax.experimental import sparse
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -71,26 +72,12 @@ def _batch(arguments, axes):
         stacked = jnp.moveaxis(columns, columns_axis, -1)
         product = csr_product(values, indices, indptr, stacked.reshape(stacked.shape[0], -1))
         return product.reshape(product.shape[0], *stacked.shape[1:]), 2
-    mapped = _mapped(lambda values, columns: csr_product(values, indices, indptr, columns))
-    return mapped((values, columns), (values_axis, columns_axis)), 0
+    return _one_by_one(csr_product, arguments, axes), 0
 
 
-def _mapped(function):
+def _one_by_one(function, arguments, axes):
     """One member of the batch after the other, for matrices that differ."""
-
-    def run(arguments, axes):
-        held = [argument for argument, axis in zip(arguments, axes) if axis is None]
-        moved = [
-            jnp.moveaxis(argument, axis, 0) for argument, axis in zip(arguments, axes) if axis is not None
-        ]
-
-        def one(parts):
-            parts, rest = iter(parts), iter(held)
-            return function(*(next(rest) if axis is None else next(parts) for axis in axes))
-
-        return jax.lax.map(one, moved)
-
-    return run
+    return jax.vmap(sequential_vmap(function), axes)(*arguments)
 
 
 def csr_product_inner(
@@ -120,9 +107,7 @@ def _abstract_inner(values, indices, indptr, columns, *rest):
 
 
 def _batch_inner(arguments, axes):
-    values, indices, indptr, *dense = arguments
-    mapped = _mapped(lambda values, *dense: csr_product_inner_p.bind(values, indices, indptr, *dense))
-    return mapped((values, *dense), (axes[0], *axes[3:])), (0, 0)
+    return _one_by_one(csr_product_inner_p.bind, arguments, axes), (0, 0)
 
 
 def _lower_cpu(context, *arguments):

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,8 +47,7 @@ def reduce_channels(
     forward: FemForward,
     loads: Float[np.ndarray, "node channel"],
     *,
-    low: Float[np.ndarray, " tissue"],
-    high: Float[np.ndarray, " tissue"],
+    problem: Callable[[], OfflineProblem],
     training: Float[np.ndarray, "case tissue"],
     tolerance: float,
     max_modes: int,
@@ -55,7 +55,10 @@ def reduce_channels(
     cache: str | os.PathLike | None,
     progress: bool,
 ) -> ReducedRows:
-    """Reduce channels with these loads, in A, of zero sum; in float64. See `ReducedForward.build`."""
+    """Reduce channels with these loads, in A, of zero sum; in float64. See `ReducedForward.build`.
+
+    `problem` gives what `offline_problem` makes; it is asked for only where a block is not in the cache.
+    """
     if not isinstance(forward.loads, SourceLoads):
         raise ValueError(
             f"the loads of source_model={forward.source_model!r} depend on the conductivity, so that its "
@@ -65,7 +68,7 @@ def reduce_channels(
     active = np.flatnonzero(size > 1e-12 * size.max())
     blocks = np.array_split(active, max(math.ceil(len(active) / channels_per_block), 1))
     directory = None if cache is None else Path(cache) / _digest(forward, loads, training, tolerance, blocks)
-    found, problem = [], None
+    found = []
     with _bar(progress) as bar:
         for number, channels in enumerate(blocks):
             path = None if directory is None else directory / f"block-{number}.npz"
@@ -74,9 +77,8 @@ def reduce_channels(
             if path is not None and path.exists():
                 block = read_pytree(path, BLOCK_KIND, (ReducedBlock, Hypercircle))
             else:
-                problem = _problem(forward, low, high, training) if problem is None else problem
                 block = reduce_block(
-                    problem,
+                    problem(),
                     jnp.asarray(loads[:, channels]),
                     tolerance=(1 - CUT) * tolerance,
                     max_modes=max_modes,
@@ -89,7 +91,12 @@ def reduce_channels(
     return _assembled(found, active, len(size), training, tolerance)
 
 
-def _problem(forward, low, high, training) -> OfflineProblem:
+def offline_problem(
+    forward: FemForward,
+    low: Float[np.ndarray, " tissue"],
+    high: Float[np.ndarray, " tissue"],
+    training: Float[np.ndarray, "case tissue"],
+) -> OfflineProblem:
     """The operator in double precision, and the two constants of the bound."""
     stiffness = _balanced(forward.stiffness)
     tissue = source_tissue(forward)

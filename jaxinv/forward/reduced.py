@@ -1,5 +1,6 @@
 """`ReducedForward`: leadfields of new conductivities in milliseconds, with a bound on their error."""
 
+import functools
 import itertools
 from functools import partial
 from os import PathLike
@@ -15,7 +16,13 @@ from scipy.stats import qmc
 from jaxinv.forward.exact import FemForward, check_dtype
 from jaxinv.forward.files import read_pytree, write_pytree
 from jaxinv.forward.hypercircle import Hypercircle
-from jaxinv.forward.offline import reduce_channels, referenced_loads, slope_loads, source_tissue
+from jaxinv.forward.offline import (
+    offline_problem,
+    reduce_channels,
+    referenced_loads,
+    slope_loads,
+    source_tissue,
+)
 from jaxinv.forward.reduced_rows import ReducedRows
 from jaxinv.head.sensors import Contacts, Electrodes, Sensors, SurfaceField
 from jaxinv.head.source_space import SourceSpace
@@ -111,12 +118,12 @@ class ReducedForward:
             raise ValueError(f"tolerance must lie between 0 and 1, not {tolerance:g}")
         check_dtype("float64")
         _check_displacement(forward, displacement)
+        training = _training(low, high)
         reduce = partial(
             reduce_channels,
             forward,
-            low=low,
-            high=high,
-            training=_training(low, high),
+            problem=functools.cache(partial(offline_problem, forward, low, high, training)),
+            training=training,
             max_modes=max_modes,
             channels_per_block=channels_per_block,
             cache=cache,

@@ -3,8 +3,8 @@
 from jaxinv.simulate.activity import Activity, ActivityModel, Dipoles, HalfActiveMaps, Patches
 from jaxinv.simulate.batch import (
     Batch,
-    displaced_sensors,
     sample_conductivity,
+    sample_sensors,
     simulate_batch,
     simulate_measurements,
 )
@@ -18,8 +18,8 @@ __all__ = [
     "HalfActiveMaps",
     "Patches",
     "WhiteNoise",
-    "displaced_sensors",
     "sample_conductivity",
+    "sample_sensors",
     "simulate_batch",
     "simulate_measurements",
 ]

@@ -54,17 +54,27 @@ def sample_conductivity(key: PRNGKeyArray, forward: Forward) -> Float[Array, " t
     return jnp.clip(low * (high / low) ** share, low, high)
 
 
-def displaced_sensors(key: PRNGKeyArray, sensors: Sensors, displacement: float) -> Sensors:
+def sample_sensors(key: PRNGKeyArray, forward: Forward, displacement: float) -> Sensors | None:
     """Sensors that were put on by hand: each misses its place by up to `displacement` (m), at random.
 
     The miss is uniform in a ball; of an electrode only the part along the scalp has an effect.
+
+    Args:
+        key: that `sample_conductivity` is given for the same leadfield; what is drawn is independent of it.
+        forward: whose sensors they are.
+        displacement: 0 leaves them in place.
+
+    Returns:
+        What `forward.leadfield` takes; None for sensors in place.
     """
-    positions = jnp.asarray(sensors.positions)
-    way_key, length_key = jax.random.split(key)
+    if not displacement:
+        return None
+    positions = jnp.asarray(forward.sensors.positions)
+    way_key, length_key = jax.random.split(jax.random.fold_in(key, 1))
     way = jax.random.normal(way_key, positions.shape, jnp.float32)
     length = displacement * uniform(length_key, (len(positions), 1)) ** (1 / 3)
     step = length * way / jnp.linalg.norm(way, axis=1, keepdims=True)
-    return sensors.at(positions + step.astype(positions.dtype))
+    return forward.sensors.at(positions + step.astype(positions.dtype))
 
 
 def simulate_measurements(
@@ -143,7 +153,7 @@ def simulate_batch(
         conductivities: leadfields a head, one conductivity each. With as many as cases, no leadfield is
             formed: a `ReducedForward` then draws thousands of cases a second.
         displacement: by how far at most an electrode misses its place, in m; drawn for every leadfield
-            (`displaced_sensors`). A `ReducedForward` must have been built for it.
+            (`sample_sensors`). A `ReducedForward` must have been built for it.
 
     Raises:
         ValueError: for heads that do not match, a tissue without a range in the literature, or a `size` that
@@ -175,7 +185,7 @@ def _simulate_head(key, forward, activity, noise, size, conductivities, displace
     def simulate_leadfield(leadfield_key):
         conductivity_key, case_key = jax.random.split(leadfield_key)
         conductivity = sample_conductivity(conductivity_key, forward)
-        sensors = _sensors(conductivity_key, forward, displacement)
+        sensors = sample_sensors(conductivity_key, forward, displacement)
         leadfield = forward.leadfield(conductivity.astype(dtype), sensors=sensors)
         return simulate_measurements(case_key, leadfield, conductivity, activity, noise, size, reference)
 
@@ -193,7 +203,7 @@ def _simulate_projected(key, forward, activity, noise, size, reference, displace
 
     def project(case):
         key, conductivity, current = case
-        return forward.project(conductivity, current, sensors=_sensors(key, forward, displacement))
+        return forward.project(conductivity, current, sensors=sample_sensors(key, forward, displacement))
 
     signal = jax.lax.map(
         project,
@@ -201,13 +211,6 @@ def _simulate_projected(key, forward, activity, noise, size, reference, displace
         batch_size=min(forward.conductivities_at_once, size),
     )
     return _measured(noise_key, signal.astype(jnp.float32), drawn, conductivity, noise, reference)
-
-
-def _sensors(key, forward, displacement):
-    """Where the sensors are in one case, from the key of its conductivities; None where they belong."""
-    if not displacement:
-        return None
-    return displaced_sensors(jax.random.fold_in(key, 1), forward.sensors, displacement)
 
 
 def _check_heads(forwards: tuple[Forward, ...]) -> None:

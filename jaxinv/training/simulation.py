@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxinv.networks import DirectInversionUNet
-from jaxinv.simulate import displaced_sensors, sample_conductivity, simulate_batch, simulate_measurements
+from jaxinv.simulate import sample_conductivity, sample_sensors, simulate_batch, simulate_measurements
 
 _VARIANCE_FLOOR = 1e-4
 """Of the mean variance of a whitened input: below it lies rounding, and the direction of the reference."""
@@ -54,9 +54,7 @@ def draw_leadfield(key: Key[Array, ""], forward, displacement: float = 0.0) -> D
         displacement: by how far at most electrodes miss their places, in m.
     """
     conductivity = sample_conductivity(key, forward)
-    sensors = None
-    if displacement:
-        sensors = displaced_sensors(jax.random.fold_in(key, 1), forward.sensors, displacement)
+    sensors = sample_sensors(key, forward, displacement)
     dtype = jnp.asarray(forward.conductivity).dtype
     leadfield = forward.leadfield(conductivity.astype(dtype), sensors=sensors)
     return DrawnLeadfield(leadfield.astype(jnp.float32), conductivity)
