@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy import sparse
 
-from jaxinv.fem.csr import csr_product, csr_product_inner
 from jaxinv.fem.stiffness import Parameters, Stiffness
+from jaxinv.kernels.csr_product import csr_product, csr_product_inner
 
 Columns = Float[Array, "node column"]
 

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxinv.fem.csr import csr_product_inner
 from jaxinv.fem.multigrid import Hierarchy, v_cycle
 from jaxinv.fem.stiffness import Parameters, Stiffness
+from jaxinv.kernels.csr_product import csr_product_inner
 
 Columns = Float[Array, "node column"]
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy import sparse
 
-from jaxinv.fem.csr import csr_product
+from jaxinv.kernels.csr_product import csr_product
 
 # the six components of a symmetric tensor: xx, yy, zz, yz, xz, xy
 ROWS, COLUMNS = np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1])

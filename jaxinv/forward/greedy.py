@@ -17,7 +17,7 @@ from jaxinv.forward.hypercircle import Hypercircle, build_hypercircle, square_ro
 from jaxinv.forward.tissue_basis import TissueBasis, TissueMatrices
 
 MAX_ITERATIONS = 300
-SOLVED_TO = 1e-8  # relative residual of the solutions that span the spaces; what is left counts in the bound
+SOLVED_TO = 1e-6  # relative residual of solutions, over the tolerance: what is left is a few percent of it
 PADDING = 8  # the models are padded to a multiple of this many modes, so that few shapes are compiled
 CANDIDATES = 16  # conductivities whose bounds are looked at together
 
@@ -126,7 +126,7 @@ def reduce_block(
     used = np.zeros(len(bounds), bool)
     conductivity = problem.center
     while True:
-        collected.solve(problem, loads, conductivity)
+        collected.solve(problem, loads, conductivity, SOLVED_TO * tolerance)
         model, rows_root = collected.model(problem.center)
         worst = _refresh(bounds, model, rows_root, problem, tolerance)
         report(len(collected.basis), float(bounds[worst]))
@@ -181,8 +181,8 @@ class _Collected:
             np.zeros((channels, 0)), [], np.zeros((channels, 0, 0)),
         )  # fmt: skip
 
-    def solve(self, problem: OfflineProblem, loads, conductivity) -> None:
-        """Solve at a conductivity, and add what is new in the solution to the basis."""
+    def solve(self, problem: OfflineProblem, loads, conductivity, residual: float) -> None:
+        """Solve at a conductivity to a relative residual; add what is new in the solution to the basis."""
         n_channels = loads.shape[1]
         known = np.zeros((n_channels, len(self.basis)))
         guess = jnp.zeros_like(loads)
@@ -191,7 +191,7 @@ class _Collected:
             known = np.einsum("cij,cj->ci", self.change, found[:, : len(self.basis)])
             guess = self.basis.combined(known)
         parameters = problem.parameters(jnp.asarray(conductivity))
-        solution, report = _solve(problem.stiffness, problem.hierarchy, parameters, loads, guess)
+        solution, report = _solve(problem.stiffness, problem.hierarchy, parameters, loads, guess, residual)
         if not bool(report.converged.all()):
             raise RuntimeError(
                 f"the solver did not converge at {np.asarray(conductivity).tolist()} S/m: the largest "
@@ -255,9 +255,9 @@ def _bordered(matrices, column):
     return grown
 
 
-@jax.jit
-def _solve(stiffness, hierarchy, parameters, loads, guess):
-    return solve_poisson(stiffness, hierarchy, parameters, loads, guess, SOLVED_TO, MAX_ITERATIONS)
+@partial(jax.jit, static_argnums=5)
+def _solve(stiffness, hierarchy, parameters, loads, guess, residual):
+    return solve_poisson(stiffness, hierarchy, parameters, loads, guess, residual, MAX_ITERATIONS)
 
 
 @jax.jit

@@ -15,12 +15,11 @@ whose factors sum to one.
 """
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_batching import sequential_vmap
-from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float
+
+from jaxinv.kernels.weighted_solve import weighted_solve
 
 
 @flax.struct.dataclass
@@ -37,7 +36,8 @@ class Hypercircle:
         root: a factor of `energy`, R with RᵀR = energy.
         current: a current that balances the load: its potential in each tissue, times `root`.
         closed: currents that balance nothing, likewise.
-        closed_energy: products of the closed currents with each other, tissue by tissue.
+        closed_energy: products of the closed currents with each other, tissue by tissue; of a current that is
+            not there, one at `center`.
         mixing: from factors of the closed currents to factors of the solutions that they are made of.
         imbalance: what each solution fails to balance, in the dual norm at `center`.
     """
@@ -61,75 +61,37 @@ class Hypercircle:
 
         unused = np.zeros(n_modes)
         unused[n_modes - more :] = 1
-        share = unused / (self.center.sum() if more else 1)
+        share = np.diag(unused)
         return Hypercircle(
             center=self.center,
-            energy=pad(self.energy, (2, 3)) + np.diag(share),
+            energy=pad(self.energy, (2, 3)) + share / self.center.sum(),
             load=pad(self.load, (1,)),
             root=pad(self.root, (2, 3)),
             current=pad(self.current, (2,)),
             closed=pad(self.closed, (2, 3)),
-            closed_energy=pad(self.closed_energy, (2, 3)),
+            closed_energy=pad(self.closed_energy, (2, 3)) + share / (1 / self.center).sum(),
             mixing=pad(self.mixing, (1, 2)),
             imbalance=pad(self.imbalance, (1,)),
         )
 
     def coefficients(self, conductivity: Float[Array, " tissue"]) -> Float[Array, "channel mode"]:
-        """The potentials of least energy, in the basis of each channel.
-
-        A derivative takes one more solve with the same factors.
-        """
-        fixed = jax.lax.stop_gradient(conductivity)
-        matrices = jnp.einsum("t,ctij->cij", fixed, self.energy, precision="highest")
-        factors = _cholesky(matrices)
-
-        def product(columns):
-            images = jnp.einsum("ctij,cj->cti", self.energy, columns, precision="highest")
-            return jnp.einsum("t,cti->ci", conductivity, images, precision="highest")
-
-        def solve(_, right):
-            return _solve_factored(factors, right)
-
-        return jax.lax.custom_linear_solve(product, self.load, solve, symmetric=True)
+        """The potentials of least energy, in the basis of each channel."""
+        return weighted_solve(self.energy, conductivity, self.load)
 
     def energy_error(
         self, conductivity: Float[Array, " tissue"], coefficients: Float[Array, "channel mode"]
     ) -> Float[Array, " channel"]:
         """Bound on the energy norm, at these conductivities, of the potentials' error; in √W per A."""
         weights = 1 / conductivity
-        matrix = jnp.einsum("t,ctij->cij", weights, self.closed_energy, precision="highest")
         potential = jnp.einsum("ctij,cj->cti", self.root, coefficients, precision="highest")
         gap = self.current - conductivity[:, None] * potential
         right = -jnp.einsum("t,ctij,cti->cj", weights, self.closed, gap, precision="highest")
-        # a mode that is not there has a zero row: give it a one
-        absent = jnp.einsum("cii->ci", matrix) == 0
-        matrix = matrix + absent[:, :, None] * jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
-        factors = _solve_factored(_cholesky(matrix), right)
+        factors = weighted_solve(self.closed_energy, weights, right)
         gap = gap + jnp.einsum("ctij,cj->cti", self.closed, factors, precision="highest")
         bound = jnp.sqrt(jnp.einsum("t,cti->c", weights, gap**2, precision="highest"))
         mixed = jnp.einsum("csj,cj->cs", self.mixing, factors, precision="highest").at[:, 0].add(1)
         left = (jnp.abs(mixed) * self.imbalance).sum(axis=1)
         return bound + left * jnp.sqrt(jnp.max(self.center / conductivity))
-
-
-# On a CPU batches of LAPACK calls share XLA's few threads, and two batches at once may wait for each other
-# without end (jaxlib 0.10.2 on two cores): there each matrix is factored by itself.
-
-
-def _cholesky(matrices: Float[Array, "channel mode mode"]) -> Float[Array, "channel mode mode"]:
-    return _by_platform(jnp.linalg.cholesky, matrices)
-
-
-def _solve_factored(
-    factors: Float[Array, "channel mode mode"], right: Float[Array, "channel mode"]
-) -> Float[Array, "channel mode"]:
-    return _by_platform(lambda factor, column: cho_solve((factor, True), column), factors, right)
-
-
-def _by_platform(function, *operands):
-    return jax.lax.platform_dependent(
-        *operands, cpu=jax.vmap(sequential_vmap(function)), default=jax.vmap(function)
-    )
 
 
 def build_hypercircle(
@@ -165,6 +127,8 @@ def build_hypercircle(
     n_channels, n_modes = load.shape
     padded = np.zeros((n_channels, len(center), n_modes, n_modes))
     padded[..., : n_modes - 1] = np.moveaxis(closed, 1, 3)
+    closed_energy = np.einsum("ctaj,ctak->ctjk", padded, padded, optimize=True)
+    closed_energy[..., -1, -1] = 1 / (1 / center).sum()
     mixing = np.zeros((n_channels, n_modes, n_modes))
     mixing[:, 1:, : n_modes - 1] = factors
     mixing[:, 0] = -mixing[:, 1:].sum(axis=1)
@@ -175,7 +139,7 @@ def build_hypercircle(
         root=root,
         current=currents[:, 0],
         closed=padded,
-        closed_energy=np.einsum("ctaj,ctak->ctjk", padded, padded, optimize=True),
+        closed_energy=closed_energy,
         mixing=mixing,
         imbalance=imbalance,
     )

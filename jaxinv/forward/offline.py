@@ -18,7 +18,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy import sparse
 from scipy.linalg import eigh
 
-from jaxinv.fem.csr import csr_product
 from jaxinv.fem.loads import SourceLoads
 from jaxinv.fem.multigrid import v_cycle
 from jaxinv.fem.solve import solve_poisson
@@ -32,6 +31,7 @@ from jaxinv.forward.reduced_rows import ReducedRows
 from jaxinv.forward.spectrum import eigenvalue_bound
 from jaxinv.forward.tissue_basis import TissueMatrices
 from jaxinv.head.sensors import SurfaceField
+from jaxinv.kernels.csr_product import csr_product
 
 FORMAT = 1  # of the blocks in a cache
 CUT = 0.2  # share of the tolerance spent on rows left out; the rest is the potentials'
@@ -252,6 +252,7 @@ def _assembled(blocks, active, n_channels, training, tolerance) -> ReducedRows:
     }
     silent = np.setdiff1d(np.arange(n_channels), active)
     stacked["energy"][silent] = np.eye(n_modes) / center.sum()
+    stacked["closed_energy"][silent] = np.eye(n_modes) / (1 / center).sum()
     n_rows = cuts[0][2].shape[2]
     return ReducedRows(
         model=Hypercircle(center=center, **stacked),

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy import sparse
 
-from jaxinv.fem.csr import csr_product
+from jaxinv.kernels.csr_product import csr_product
 
 CHUNK = 8  # modes that are stored together
 

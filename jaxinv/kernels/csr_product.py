@@ -1,8 +1,11 @@
 """A compressed-sparse-row matrix times many vectors, as a JAX primitive.
 
-On a CPU a kernel of our own runs (`csr_kernel`), elsewhere JAX's sparse product. The primitive adds what a
-solver needs around it: a symmetric matrix is its own transpose, the derivative in the matrix's values is
-gathered in blocks of bounded memory, and `vmap` over vectors becomes more columns. Nothing here scatters.
+On a CPU a kernel of our own runs, elsewhere JAX's sparse product. XLA's product for a CPU keeps no sums in
+registers and knows no wide vectors; ours holds a row of the result in registers while it runs along a row of
+the matrix, for a number of columns that is known when it is compiled; it can add to what the result holds,
+and take inner products of the result on the way. The primitive adds what a solver needs around it: a
+symmetric matrix is its own transpose, the derivative in the matrix's values is gathered in blocks of bounded
+memory, and `vmap` over vectors becomes more columns. Nothing here scatters.
 """
 
 import jax
@@ -14,11 +17,14 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Int
 
 try:
-    from jaxinv.fem.csr_kernel import csr_target
+    from jaxinv.kernels import machine_code
 except ImportError:  # the machine of an accelerator may do without LLVM
-    csr_target = None
+    machine_code = None
 
 BLOCK = 1 << 16  # matrix entries whose derivative is gathered at a time
+SUMS = 8  # vectors that are summed in at a time
+AHEAD = 32  # entries of the matrix by which columns are fetched before they are needed
+SERIAL = 1 << 18  # multiplications that are not worth a second thread
 
 
 def csr_product(
@@ -111,16 +117,47 @@ def _batch_inner(arguments, axes):
 
 
 def _lower_cpu(context, *arguments):
-    values, _, _, columns = context.avals_in
-    return jax.ffi.ffi_lowering(csr_target(values.dtype, columns.shape[1]))(context, *arguments)
+    return jax.ffi.ffi_lowering(_kernel(*context.avals_in))(context, *arguments)
 
 
 def _lower_inner_cpu(context, *arguments):
-    values, _, _, columns, *rest = context.avals_in
+    values, indices, indptr, columns, *rest = context.avals_in
     onto = len(rest) == 2
-    target = csr_target(values.dtype, columns.shape[1], onto=onto, against=True)
+    kernel = _kernel(values, indices, indptr, columns, onto=onto, against=True)
     aliases = {4: 0} if onto else None
-    return jax.ffi.ffi_lowering(target, operand_output_aliases=aliases)(context, *arguments)
+    return jax.ffi.ffi_lowering(kernel, operand_output_aliases=aliases)(context, *arguments)
+
+
+def _kernel(values, indices, indptr, columns, *, onto: bool = False, against: bool = False) -> str:
+    """Name of the kernel for operands like these.
+
+    Args:
+        values: entries of the matrix.
+        indices: columns of the entries, of 32 bits.
+        indptr: where rows start, of 32 bits.
+        columns: of the dense matrix.
+        onto: whether the product is added to an operand that shares its memory.
+        against: whether the inner products of the result with one more operand are a second result.
+    """
+    n_columns, dtype = columns.shape[1], values.dtype
+    operands = "values, indices, indptr, columns" + ", onto" * onto + ", against" * against
+    return machine_code.register(
+        "csr_product.ll.jinja", f"jaxinv_csr_{dtype}_{n_columns}" + "_onto" * onto + "_against" * against,
+        dtype, columns=n_columns, tiles=_tiles(n_columns, dtype), serial=SERIAL, ahead=AHEAD, onto=onto,
+        against=against, operands=operands,
+    )  # fmt: skip
+
+
+def _tiles(n_columns: int, dtype) -> list[list[dict]]:
+    """Columns as vectors of full width, then of halves of it; some in a tile."""
+    lanes, vectors, first = machine_code.VECTOR // dtype.itemsize, [], 0
+    while first < n_columns:
+        while first + lanes > n_columns:
+            lanes //= 2
+        kind = f"<{lanes} x {machine_code.FLOATS[dtype]}>"
+        vectors.append({"k": len(vectors), "first": first, "width": lanes, "kind": kind})
+        first += lanes
+    return [vectors[k : k + SUMS] for k in range(0, len(vectors), SUMS)]
 
 
 csr_product_p = Primitive("csr_product")
@@ -144,6 +181,6 @@ csr_product_inner_p.def_abstract_eval(_abstract_inner)
 mlir.register_lowering(csr_product_inner_p, mlir.lower_fun(_run_inner, multiple_results=True))
 batching.primitive_batchers[csr_product_inner_p] = _batch_inner
 
-if csr_target is not None:
+if machine_code is not None:
     mlir.register_lowering(csr_product_p, _lower_cpu, platform="cpu")
     mlir.register_lowering(csr_product_inner_p, _lower_inner_cpu, platform="cpu")

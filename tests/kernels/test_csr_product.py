@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from jaxinv.fem import csr
-from jaxinv.fem.csr import csr_product, csr_product_inner
-from jaxinv.fem.csr_kernel import SERIAL
+from jaxinv.kernels import csr_product as module
+from jaxinv.kernels.csr_product import SERIAL, csr_product, csr_product_inner
 
 EPSILON = {"float32": 1e-5, "float64": 1e-13}
 
@@ -81,7 +80,7 @@ def test_a_batch_is_its_members(batched):
 def test_other_platforms_lower_to_what_the_kernel_computes():
     """What a GPU or TPU compiles, run here."""
     matrix, parts, columns, onto, against = arrays((60, 60), 4, "float64")
-    product, inner = jax.jit(csr._run_inner)(*parts, columns, onto, against)
+    product, inner = jax.jit(module._run_inner)(*parts, columns, onto, against)
     np.testing.assert_allclose(product, matrix @ columns + onto, atol=1e-12)
     np.testing.assert_allclose(inner, (product * against).sum(axis=0), atol=1e-12)
     for platform in ("cuda", "tpu"):
