@@ -84,14 +84,13 @@ def solve_poisson(
         hierarchy: for the multigrid cycle.
         conductivity: in S/m.
         loads: in A; made zero-sum first, as a solution exists for no other.
-        guess: where to start.
+        guess: the solve starts at its best multiple in the energy norm, column by column.
         tolerance: relative residual at which a column is done.
         max_iterations: after which the solve stops, converged or not.
 
     Returns:
         The potentials, in V, NaN in columns that did not converge; and what was reached.
     """
-    loads = loads - loads.mean(axis=0)
     operator = _Operator.at(stiffness, hierarchy, conductivity)
     return _in_blocks(operator, loads, guess, tolerance, max_iterations)
 
@@ -105,7 +104,6 @@ def _solve_jvp(tolerance, max_iterations, primals, tangents):
         stiffness, hierarchy, conductivity, loads, guess, tolerance, max_iterations
     )
     right = loads_dot - stiffness.product(stiffness.at(conductivity_dot), potential)
-    right = right - right.mean(axis=0)
     entries = stiffness.at(conductivity)
     operator = _Operator.at(stiffness, hierarchy, jax.lax.stop_gradient(conductivity))
 
@@ -147,30 +145,44 @@ class _Operator(NamedTuple):
 
 
 def _in_blocks(operator: _Operator, loads, guess, tolerance, max_iterations):
-    """The columns in blocks of equal width, one after the other."""
-    n_nodes, n_columns = loads.shape
+    """The columns in blocks of equal width, one after the other; the last may overlap the one before."""
+    n_columns = loads.shape[1]
     n_blocks = max(-(-n_columns // BLOCK), 1)
     width = LANES * -(-n_columns // (n_blocks * LANES))
-    padding = ((0, 0), (0, n_blocks * width - n_columns))
+    padding = ((0, 0), (0, max(width - n_columns, 0)))
+    loads, guess = jnp.pad(loads, padding), jnp.pad(guess, padding)
+    last = loads.shape[1] - width
 
-    def split(columns):
-        return jnp.moveaxis(jnp.pad(columns, padding).reshape(n_nodes, n_blocks, width), 1, 0)
+    def solve(number, found):
+        first = jnp.minimum(number * width, last)
+        block = [jax.lax.dynamic_slice_in_dim(columns, first, width, 1) for columns in (loads, guess)]
+        solution, report = _refined(operator, *block, tolerance, max_iterations)
+        return (
+            jax.lax.dynamic_update_slice_in_dim(found[0], solution, first, 1),
+            SolveReport(
+                jax.lax.dynamic_update_slice_in_dim(found[1].converged, report.converged, first, 0),
+                jnp.maximum(found[1].iterations, report.iterations),
+                jax.lax.dynamic_update_slice_in_dim(found[1].residual, report.residual, first, 0),
+            ),
+        )
 
-    def solve(block):
-        return _refined(operator, *block, tolerance, max_iterations)
+    none = SolveReport(
+        jnp.zeros(loads.shape[1], bool), jnp.zeros((), jnp.int32), jnp.zeros(loads.shape[1], loads.dtype)
+    )
+    solution, report = jax.lax.fori_loop(0, n_blocks, solve, (jnp.zeros_like(loads), none))
+    converged, residual = report.converged[:n_columns], report.residual[:n_columns]
+    return solution[:, :n_columns], SolveReport(converged, report.iterations, residual)
 
-    solution, report = jax.lax.map(solve, (split(loads), split(guess)))
-    solution = jnp.moveaxis(solution, 0, 1).reshape(n_nodes, -1)[:, :n_columns]
-    converged, residual = (part.reshape(-1)[:n_columns] for part in (report.converged, report.residual))
-    return solution, SolveReport(converged, report.iterations.max(), residual)
 
-
-def _refined(operator: _Operator, loads, start, tolerance, max_iterations):
+def _refined(operator: _Operator, loads, guess, tolerance, max_iterations):
     """Rounds in single precision until every column's true residual is below the tolerance, or no more."""
+    loads = loads - loads.mean(axis=0)
     scale = jnp.linalg.norm(loads, axis=0)
-    safe = jnp.where(scale > 0, scale, 1)
-    loads, start = loads / safe, start / safe
-    residual = loads - operator.product(start)
+    loads = loads / jnp.where(scale > 0, scale, 1)
+    image = operator.product(guess)
+    energy = (guess * image).sum(axis=0)
+    multiple = (guess * loads).sum(axis=0) / jnp.where(energy > 0, energy, 1)
+    start, residual = multiple * guess, loads - multiple * image
     initial = _Refinement(
         jnp.zeros((), jnp.int32), start, residual, jnp.linalg.norm(residual, axis=0),
         jnp.zeros((), jnp.int32), jnp.zeros(loads.shape, jnp.float32), jnp.ones(scale.shape, jnp.float32),

@@ -1,6 +1,5 @@
 """`FemForward`: exact finite-element leadfields, differentiable in the conductivities."""
 
-from functools import partial
 from os import PathLike
 from typing import ClassVar
 
@@ -285,18 +284,13 @@ STORED_TYPES = (
 )  # fmt: skip
 
 
+_solve = jax.jit(solve_poisson, static_argnums=(5, 6))
+
+
 def _transfer(forward: FemForward, conductivity):
-    parameters = forward.parameters(conductivity)
-    loads = forward.weights.columns(forward.stiffness.n_nodes)
-    return _solve(forward.stiffness, forward.hierarchy, parameters, loads, forward.start, forward.tolerance)
-
-
-@partial(jax.jit, static_argnums=5)
-def _solve(stiffness, hierarchy, parameters, loads, start, tolerance):
-    """From the multiples of the start that are nearest in the energy norm."""
-    energy = (start * stiffness.product(stiffness.at(parameters), start)).sum(axis=0)
-    multiple = (start * loads).sum(axis=0) / jnp.where(energy > 0, energy, 1)
-    return solve_poisson(stiffness, hierarchy, parameters, loads, multiple * start, tolerance, MAX_ITERATIONS)
+    parameters, loads = forward.parameters(conductivity), forward.weights.columns(forward.stiffness.n_nodes)
+    operator = (forward.stiffness, forward.hierarchy, parameters)
+    return _solve(*operator, loads, forward.start, forward.tolerance, MAX_ITERATIONS)
 
 
 def _nominal(head: HeadModel) -> Conductivity:

@@ -191,7 +191,9 @@ class _Collected:
             known = np.einsum("cij,cj->ci", self.change, found[:, : len(self.basis)])
             guess = self.basis.combined(known)
         parameters = problem.parameters(jnp.asarray(conductivity))
-        solution, report = _solve(problem.stiffness, problem.hierarchy, parameters, loads, guess, residual)
+        solution, report = _solve(
+            problem.stiffness, problem.hierarchy, parameters, loads, guess, residual, MAX_ITERATIONS
+        )
         if not bool(report.converged.all()):
             raise RuntimeError(
                 f"the solver did not converge at {np.asarray(conductivity).tolist()} S/m: the largest "
@@ -255,9 +257,7 @@ def _bordered(matrices, column):
     return grown
 
 
-@partial(jax.jit, static_argnums=5)
-def _solve(stiffness, hierarchy, parameters, loads, guess, residual):
-    return solve_poisson(stiffness, hierarchy, parameters, loads, guess, residual, MAX_ITERATIONS)
+_solve = jax.jit(solve_poisson, static_argnums=(5, 6))
 
 
 @jax.jit
