@@ -1,7 +1,7 @@
 """Preconditioned conjugate gradients for many channels at once, with implicit derivatives.
 
 Channels are solved in blocks, so that memory is bounded and a block that is done costs no more. In a block,
-conjugate gradients run in single precision, for half the memory traffic; whenever they have taken some four
+conjugate gradients run in single precision, for half the memory traffic; whenever they have taken some three
 digits off the residual, it is computed anew in the precision of the loads, and they go on from there with
 their last direction.
 """
@@ -22,8 +22,11 @@ Columns = Float[Array, "node column"]
 
 BLOCK = 80  # columns solved together, at most
 LANES = 16  # a block is as wide as a multiple of this: rows that begin at a cache line go twice as fast
-ROUND = 1e-4  # factor by which a round in single precision lowers the residual, at most
+# Factor by which a round in single precision lowers the residual, at most. A smooth correction's residual is
+# small beside it: its rounding can leave more than a thousandth.
+ROUND = 1e-3
 ROUND_ITERATIONS = 60  # of a round, at most
+FAITHFUL = 1.5  # times what a round takes the residual for: with more left, its last direction is of no use
 PROGRESS = 0.5  # a round that leaves more than this of every open column's residual got nowhere
 
 
@@ -211,8 +214,10 @@ def _refined(operator: _Operator, loads, guess, tolerance, max_iterations):
         better = reached < state.norm
         kept = jnp.where(better, reached, state.norm)
         failed = (~open_ | (reached > PROGRESS * state.norm)).all()
+        # the last direction is of use if rounding left the residual what the round took it for
+        faithful = reached < FAITHFUL * norm * ended.norm
         # after a round that got nowhere the next one begins afresh; if that one does not either, it is over
-        goes_on = better & (kept > 0) & ~failed
+        goes_on = better & (kept > 0) & ~failed & faithful
         ratio = jnp.where(goes_on, norm / jnp.where(goes_on, kept, 1), 0).astype(jnp.float32)
         return _Refinement(
             ended.iteration,

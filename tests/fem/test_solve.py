@@ -99,6 +99,17 @@ def test_a_good_guess_of_any_size_saves_iterations_and_changes_no_answer(problem
     np.testing.assert_allclose(warm, cold, atol=1e-6 * float(jnp.abs(cold).max()))
 
 
+@pytest.mark.parametrize("skull", [0.001, 0.04])
+def test_potentials_of_another_skull_are_no_worse_a_guess_than_none(problem, skull):
+    """Their error is smooth: large beside its residual, which single precision must not drown."""
+    loads, sigma = loads_of(problem, 6), SIGMA * np.array([1, skull / SIGMA[1], 1])
+    nominal, _ = solved(problem, SIGMA, loads)
+    _, cold = solved(problem, sigma, loads, tolerance=1e-10)
+    _, warm = solved(problem, sigma, loads, tolerance=1e-10, guess=nominal)
+    assert bool(warm.converged.all())
+    assert int(warm.iterations) <= 1.2 * int(cold.iterations)
+
+
 def test_what_stalls_is_reported_and_not_returned(problem):
     """A tolerance below rounding cannot be reached, however many iterations are allowed."""
     potential, report = solved(problem, SIGMA, loads_of(problem, 2), tolerance=1e-17, max_iterations=1000)
