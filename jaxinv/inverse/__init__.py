@@ -3,6 +3,7 @@
 from jaxinv.inverse.estimator import Estimate, Estimator, LinearEstimator
 from jaxinv.inverse.minimum_norm import minimum_norm, minimum_norm_kernel
 from jaxinv.inverse.sparse import ConvergenceError, LassoEstimator, LassoSolution, lasso
+from jaxinv.inverse.sparse_bayes import SparseBayesEstimator, SparseBayesSolution, sparse_bayes
 from jaxinv.inverse.whitening import Whitener, whitener
 
 __all__ = [
@@ -12,9 +13,12 @@ __all__ = [
     "LassoEstimator",
     "LassoSolution",
     "LinearEstimator",
+    "SparseBayesEstimator",
+    "SparseBayesSolution",
     "Whitener",
     "lasso",
     "minimum_norm",
     "minimum_norm_kernel",
+    "sparse_bayes",
     "whitener",
 ]
