@@ -1,5 +1,6 @@
 """Classical inverses: every method is an `Estimator` bound to a leadfield and a noise covariance."""
 
+from jaxinv.inverse.beamformer import lcmv
 from jaxinv.inverse.estimator import Estimate, Estimator, LinearEstimator
 from jaxinv.inverse.minimum_norm import minimum_norm, minimum_norm_kernel
 from jaxinv.inverse.sparse import ConvergenceError, LassoEstimator, LassoSolution, lasso
@@ -17,6 +18,7 @@ __all__ = [
     "SparseBayesSolution",
     "Whitener",
     "lasso",
+    "lcmv",
     "minimum_norm",
     "minimum_norm_kernel",
     "sparse_bayes",
