@@ -3,6 +3,14 @@
 from jaxinv.inverse.beamformer import lcmv
 from jaxinv.inverse.estimator import Estimate, Estimator, LinearEstimator
 from jaxinv.inverse.minimum_norm import minimum_norm, minimum_norm_kernel
+from jaxinv.inverse.music import (
+    MusicEstimator,
+    MusicSolution,
+    RapMusicEstimator,
+    music,
+    rap_music,
+    trap_music,
+)
 from jaxinv.inverse.sparse import ConvergenceError, LassoEstimator, LassoSolution, lasso
 from jaxinv.inverse.sparse_bayes import SparseBayesEstimator, SparseBayesSolution, sparse_bayes
 from jaxinv.inverse.whitening import Whitener, whitener
@@ -14,6 +22,9 @@ __all__ = [
     "LassoEstimator",
     "LassoSolution",
     "LinearEstimator",
+    "MusicEstimator",
+    "MusicSolution",
+    "RapMusicEstimator",
     "SparseBayesEstimator",
     "SparseBayesSolution",
     "Whitener",
@@ -21,6 +32,9 @@ __all__ = [
     "lcmv",
     "minimum_norm",
     "minimum_norm_kernel",
+    "music",
+    "rap_music",
     "sparse_bayes",
+    "trap_music",
     "whitener",
 ]
