@@ -6,17 +6,17 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from jaxinv.inverse.eloreta import eloreta
 from jaxinv.inverse.estimator import LinearEstimator
+from jaxinv.inverse.source_prior import source_prior
 from jaxinv.inverse.validation import check_leadfield, check_noise_cov, check_positive
-from jaxinv.inverse.whitening import whitener
+from jaxinv.inverse.whitening import Whitener, whitener
 
-Method = Literal["MNE", "dSPM", "sLORETA"]
+Method = Literal["MNE", "dSPM", "sLORETA", "eLORETA"]
 
 _matmul = partial(jnp.matmul, precision="highest")
-
-_DEPTH_LIMIT = 10.0  # largest ratio of source amplitudes that depth weighting allows
 
 
 def minimum_norm(
@@ -26,13 +26,20 @@ def minimum_norm(
     snr: float = 3.0,
     method: Method = "MNE",
     depth: float | None = None,
+    loose: float | None = None,
+    normals: Float[Array, "source 3"] | None = None,
+    source_variance: Float[Array, " source"] | None = None,
 ) -> LinearEstimator:
     """Minimum-norm estimator: `minimum_norm_kernel`, with its arguments, ready to be applied.
 
     Returns:
-        Estimates current in A m (MNE), or a statistic without unit (dSPM, sLORETA).
+        Estimates current in A m (MNE, eLORETA), or a statistic without unit (dSPM, sLORETA).
     """
-    return LinearEstimator(minimum_norm_kernel(leadfield, noise_cov, snr=snr, method=method, depth=depth))
+    kernel = minimum_norm_kernel(
+        leadfield, noise_cov, snr=snr, method=method, depth=depth,
+        loose=loose, normals=normals, source_variance=source_variance,
+    )  # fmt: skip
+    return LinearEstimator(kernel)
 
 
 def minimum_norm_kernel(
@@ -42,11 +49,14 @@ def minimum_norm_kernel(
     snr: float = 3.0,
     method: Method = "MNE",
     depth: float | None = None,
+    loose: float | None = None,
+    normals: Float[Array, "source 3"] | None = None,
+    source_variance: Float[Array, " source"] | None = None,
 ) -> Float[Array, "source channel"] | Float[Array, "source 3 channel"]:
     r"""Kernel of the L2 minimum-norm inverse, with the noise normalisation of `method`.
 
     $K = R \tilde L^T (\tilde L R \tilde L^T + \mathrm{snr}^{-2} I)^{-1} W$, where $W$ whitens the noise,
-    $\tilde L = W L$, and the source covariance $R$ is diagonal and scaled to
+    $\tilde L = W L$, and the source covariance $R$ is independent from location to location and scaled to
     $\mathrm{tr}(\tilde L R \tilde L^T) = \mathrm{rank}(C)$. dSPM divides each row by the standard deviation
     that noise gives it, sLORETA by the one that noise and prior together give it, times `snr`; with free
     orientation the variances of a location's three rows are added first. A source that no channel sees has
@@ -56,15 +66,20 @@ def minimum_norm_kernel(
         leadfield: $L$, in V/(A m).
         noise_cov: $C$, in V², same reference; may lack ranks.
         snr: amplitude signal-to-noise ratio, > 0; a smaller one smooths more.
-        method: "MNE", "dSPM" or "sLORETA".
+        method: "MNE", "dSPM", "sLORETA" or "eLORETA" (`eloreta` with its defaults).
         depth: exponent in [0, 1] of depth weighting, 0.8 in MNE-Python: $R_{ii} \propto \lVert L_i \rVert^{-2
             \mathrm{depth}}$ with the spectral norm, amplitudes limited to a ratio of 10 before the exponent.
             None does not weight.
+        loose: variance of the tangential components as a share of the normal one's, in (0, 1]; 0.2 is usual
+            on a cortical surface. The kernel is in x, y and z all the same. None is 1.
+        normals: unit vectors, needed if `loose` is below 1.
+        source_variance: relative variance of each source, multiplied with the depth weight; zero silences it.
 
     Returns:
-        $K$, in A m/V (MNE) or 1/V.
+        $K$, in A m/V (MNE, eLORETA) or 1/V.
 
     Raises:
+        ConvergenceError: if eLORETA did not converge (NaN under a transformation of JAX): see `eloreta`.
         ValueError: for shapes that do not fit, values that are not finite, a leadfield or covariance of
             zeros, or an argument out of its range.
 
@@ -80,42 +95,55 @@ def minimum_norm_kernel(
     check_positive("snr", snr)
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {get_args(Method)}, not {method!r}")
-    if depth is not None and not 0 <= depth <= 1:
-        raise ValueError(f"depth must be None or an exponent in [0, 1]; found {depth}")
+    if method == "eLORETA":
+        if depth is not None or source_variance is not None:
+            raise ValueError("eLORETA finds its own weights: leave depth and source_variance at None")
+        return eloreta(leadfield, noise_cov, snr=snr, loose=loose, normals=normals).kernel
     dtype = jnp.result_type(leadfield, noise_cov)
-    return _kernel(leadfield.astype(dtype), noise_cov.astype(dtype), jnp.asarray(snr, dtype), method, depth)
+    leadfield = leadfield.astype(dtype)
+    prior = source_prior(
+        leadfield, depth=depth, loose=loose, normals=normals, source_variance=source_variance
+    )
+    return _kernel(leadfield, noise_cov.astype(dtype), prior, jnp.asarray(snr, dtype), method)
 
 
-@partial(jax.jit, static_argnums=(3, 4))
-def _kernel(leadfield, noise_cov, snr, method, depth):
-    n_channels, n_sources = leadfield.shape[:2]
+@partial(jax.jit, static_argnums=4)
+def _kernel(leadfield, noise_cov, prior, snr, method):
     noise = whitener(noise_cov)
-    prior = jnp.ones(n_sources, leadfield.dtype) if depth is None else _depth_prior(leadfield, depth)
-    amplitude = jnp.sqrt(prior).reshape(1, n_sources, *(1,) * (leadfield.ndim - 2))
-    gain = _matmul(noise.matrix, (leadfield * amplitude).reshape(n_channels, -1))
-    scale = jnp.sqrt(noise.rank / jnp.sum(gain**2))
-    gain = gain * scale
-    gram = _matmul(gain, gain.T) + snr**-2 * jnp.eye(n_channels, dtype=gain.dtype)
-    solved = cho_solve(cho_factor(gram), gain)
-    rows = _matmul(solved.T, noise.matrix).reshape(*leadfield.shape[1:], n_channels)
+    gain = _matmul(noise.matrix, leadfield.reshape(len(leadfield), -1)).reshape(leadfield.shape)
+    return kernel_of_prior(gain, prior.after(gain), noise, snr, method)
+
+
+def kernel_of_prior(
+    gain: Float[Array, "channel source"] | Float[Array, "channel source 3"],
+    spread: Float[Array, "channel source"] | Float[Array, "channel source 3"],
+    noise: Whitener,
+    snr: Float[Array, ""],
+    method: Method,
+) -> Float[Array, "source channel"] | Float[Array, "source 3 channel"]:
+    """Kernel from the whitened leadfield, and the same times the source covariance (of any scale)."""
+    n_channels = len(gain)
+    shape = (*gain.shape[1:], n_channels)
+    gain, spread = gain.reshape(n_channels, -1), spread.reshape(n_channels, -1)
+    gram, scale = scaled_gram(gain, spread, noise.rank)
+    identity = jnp.eye(n_channels, dtype=gain.dtype)
+    # The inverse itself: products with it are several times as fast as triangular solves of many columns.
+    inverse = cho_solve(cho_factor(gram + snr**-2 * identity), identity)
     if method == "MNE":
-        return rows * scale * amplitude[0][..., None]
-    variance = jnp.sum(solved**2, axis=0) if method == "dSPM" else jnp.sum(gain * solved, axis=0) * snr**2
-    variance = variance.reshape(n_sources, -1).sum(axis=1).reshape(n_sources, *(1,) * (rows.ndim - 1))
+        return _matmul(spread.T, _matmul(inverse, noise.matrix) * scale).reshape(shape)
+    spread = spread * jnp.sqrt(scale)
+    solved = _matmul(inverse, spread)
+    rows = _matmul(solved.T, noise.matrix).reshape(shape)
+    variance = jnp.sum(solved**2, axis=0) if method == "dSPM" else jnp.sum(spread * solved, axis=0) * snr**2
+    variance = variance.reshape(shape[0], -1).sum(axis=1).reshape(shape[0], *(1,) * (rows.ndim - 1))
     seen = variance > 0
     return jnp.where(seen, rows / jnp.sqrt(jnp.where(seen, variance, 1)), 0)
 
 
-def _depth_prior(leadfield, exponent):
-    """Variance of each source before scaling, as MNE-Python limits it (its `limit_depth_chs=True`)."""
-    if leadfield.ndim == 2:
-        power = jnp.sum(leadfield**2, axis=0)
-    else:
-        gram = jnp.einsum("csi,csj->sij", leadfield, leadfield, precision="highest")
-        power = jnp.linalg.eigvalsh(gram)[:, -1]
-    power = jnp.where(power > 0, power, jnp.min(jnp.where(power > 0, power, jnp.inf)))
-    weight = 1 / power
-    allowed = _DEPTH_LIMIT**2 * jnp.min(weight)
-    first_beyond = jnp.min(jnp.where(weight > allowed, weight, jnp.inf))
-    limit = jnp.where(jnp.isfinite(first_beyond), first_beyond, jnp.max(weight))
-    return jnp.minimum(weight / limit, 1) ** exponent
+def scaled_gram(
+    gain: Float[Array, "channel column"], spread: Float[Array, "channel column"], rank: Int[Array, ""]
+) -> tuple[Float[Array, "channel channel"], Float[Array, ""]]:
+    """Covariance of the whitened signal, of trace `rank`, and what the source covariance is scaled by."""
+    gram = _matmul(gain, spread.T)
+    scale = rank / jnp.trace(gram)
+    return gram * scale, scale

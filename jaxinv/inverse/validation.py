@@ -57,5 +57,48 @@ def check_positive(name: str, value: float | Float[Array, ""]) -> None:
         raise ValueError(f"{name} must be positive; found {value}")
 
 
+def check_loose(
+    loose: float | Float[Array, ""] | None,
+    normals: Float[Array, "source 3"] | None,
+    leadfield_shape: tuple[int, ...],
+) -> None:
+    """Raise a ValueError unless a loose orientation is a share, of free sources with unit normals."""
+    if loose is None:
+        return
+    if len(leadfield_shape) == 2:
+        raise ValueError("loose needs a leadfield of free orientation, (channel, source, 3)")
+    if not isinstance(loose, jax.core.Tracer):
+        if not 0 < loose <= 1:
+            raise ValueError(f"loose must be None or in (0, 1]; found {loose}")
+        if loose == 1 and normals is None:
+            return
+    if normals is None or np.shape(normals) != leadfield_shape[1:]:
+        found = None if normals is None else np.shape(normals)
+        raise ValueError(f"loose needs normals of shape {leadfield_shape[1:]}; found {found}")
+    if isinstance(normals, jax.core.Tracer):
+        return
+    if not np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-4):
+        raise ValueError("normals must be unit vectors: divide each by its norm")
+
+
+def check_source_variance(source_variance: Float[Array, " source"], n_sources: int) -> None:
+    """Raise a ValueError unless there is one variance a source, none negative and not all zero."""
+    if np.shape(source_variance) != (n_sources,):
+        raise ValueError(
+            f"source_variance must have shape {(n_sources,)}, one a source; not {np.shape(source_variance)}"
+        )
+    if isinstance(source_variance, jax.core.Tracer):
+        return
+    variance = np.asarray(source_variance)
+    bad = ~(np.isfinite(variance) & (variance >= 0))
+    if bad.any():
+        raise ValueError(
+            f"source_variance has {bad.sum()} values that are negative or not finite, "
+            f"the first at {_first(bad)}"
+        )
+    if not variance.any():
+        raise ValueError("source_variance is zero everywhere: no source may be active")
+
+
 def _first(bad) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argwhere(bad)[0])

@@ -24,3 +24,28 @@ def mne_problem():
         root = reference @ rng.normal(size=(19, 40)) * 1e-7
         noise = mne.Covariance(root @ root.T, names, [], evoked.info["projs"], nfree=1)
     return {"fixed": fixed, "free": free}, evoked, noise, reference
+
+
+@pytest.fixture(scope="module")
+def solve_with_mne(mne_problem):
+    """MNE-Python's estimate, (source, time) or in x, y, z (source, 3, time)."""
+    forwards, evoked, noise, _ = mne_problem
+
+    def solve(orientation, snr, method, depth=None, loose=1.0, options=None):
+        fixed = orientation == "fixed"
+        forward = forwards[orientation].copy()
+        forward["_orig_sol"] = forward["sol"]["data"].copy()  # turning into local frames begins from it
+        with mne.use_log_level("ERROR"):
+            operator = mne.minimum_norm.make_inverse_operator(
+                evoked.info,
+                forward,
+                noise,
+                loose=0.0 if fixed else loose,
+                fixed=fixed,
+                depth=None if depth is None else {"exp": depth, "allow_fixed_depth": True},
+            )
+            return mne.minimum_norm.apply_inverse(
+                evoked, operator, snr**-2, method, None if fixed else "vector", method_params=options
+            ).data
+
+    return solve

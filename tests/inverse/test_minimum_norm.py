@@ -2,7 +2,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import mne
 import numpy as np
 import pytest
 from jax.test_util import check_grads
@@ -12,34 +11,41 @@ from jaxinv.inverse import minimum_norm, minimum_norm_kernel
 METHODS = ["MNE", "dSPM", "sLORETA"]
 
 
-def solve_with_mne(mne_problem, orientation, snr, method, depth):
-    forwards, evoked, noise, _ = mne_problem
-    fixed = orientation == "fixed"
-    with mne.use_log_level("ERROR"):
-        operator = mne.minimum_norm.make_inverse_operator(
-            evoked.info,
-            forwards[orientation],
-            noise,
-            loose=0.0 if fixed else 1.0,
-            fixed=fixed,
-            depth=None if depth is None else {"exp": depth, "allow_fixed_depth": True},
-        )
-        pick = None if fixed else "vector"
-        return mne.minimum_norm.apply_inverse(evoked, operator, snr**-2, method, pick_ori=pick).data
-
-
 @pytest.mark.parametrize("orientation", ["fixed", "free"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("snr", "depth"), [(3.0, None), (1.0, 0.8)])
-def test_it_agrees_with_mne_python(mne_problem, orientation, method, snr, depth):
+def test_it_agrees_with_mne_python(mne_problem, solve_with_mne, orientation, method, snr, depth):
     forwards, evoked, noise, reference = mne_problem
     leadfield = forwards[orientation]["sol"]["data"]
     if orientation == "free":
         leadfield = leadfield.reshape(19, 30, 3)
     estimator = minimum_norm(leadfield, noise.data, snr=snr, method=method, depth=depth)
-    expected = solve_with_mne(mne_problem, orientation, snr, method, depth)
+    expected = solve_with_mne(orientation, snr, method, depth)
     found = estimator(reference @ evoked.data).current
     np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("depth", [None, 0.8])
+@pytest.mark.parametrize("loose", [0.2, 1.0])
+def test_loose_orientation_agrees_with_mne_python(mne_problem, solve_with_mne, method, depth, loose):
+    forwards, evoked, noise, reference = mne_problem
+    leadfield = forwards["free"]["sol"]["data"].reshape(19, 30, 3)
+    estimator = minimum_norm(
+        leadfield, noise.data, method=method, depth=depth, loose=loose, normals=forwards["fixed"]["source_nn"]
+    )
+    expected = solve_with_mne("free", 3.0, method, depth, loose)
+    found = estimator(reference @ evoked.data).current
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max(), rtol=1e-6)
+
+
+def test_a_vanishing_share_of_tangential_variance_is_a_fixed_orientation(mne_problem):
+    forwards, _, noise, _ = mne_problem
+    normals = forwards["fixed"]["source_nn"]
+    free = forwards["free"]["sol"]["data"].reshape(19, 30, 3)
+    fixed = minimum_norm_kernel(jnp.einsum("csi,si->cs", free, normals), noise.data, method="MNE")
+    loose = minimum_norm_kernel(free, noise.data, method="MNE", loose=1e-10, normals=normals)
+    np.testing.assert_allclose(loose, fixed[:, None] * normals[:, :, None], atol=1e-6 * np.abs(fixed).max())
 
 
 @pytest.fixture
@@ -65,6 +71,53 @@ def test_sloreta_localises_every_single_source_without_error(problem, snr, depth
     leadfield, cov = problem
     estimate = minimum_norm(leadfield, cov, snr=snr, method="sLORETA", depth=depth)(leadfield).current
     np.testing.assert_array_equal(np.abs(estimate).argmax(0), np.arange(40))
+
+
+def test_source_variance_weighs_as_scaled_columns_do(problem):
+    """A variance v is a column times √v, and the estimate times √v."""
+    leadfield, cov = problem
+    variance = jnp.linspace(0, 3, 40)
+    weighted = minimum_norm_kernel(leadfield, cov, source_variance=variance)
+    scaled = minimum_norm_kernel(leadfield * jnp.sqrt(variance), cov) * jnp.sqrt(variance)[:, None]
+    np.testing.assert_allclose(weighted, scaled, atol=1e-12 * np.abs(scaled).max())
+    assert not weighted[0].any()
+
+    def total(variance):
+        kernel = minimum_norm_kernel(leadfield, cov, source_variance=variance, method="dSPM")
+        return jnp.sum(kernel[1:] ** 2)
+
+    assert jnp.isfinite(jax.jit(jax.grad(total))(variance)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_channel_that_is_there_twice_with_the_same_noise_changes_nothing(problem, method):
+    leadfield, cov = problem
+    twice = jnp.array([*range(12), 4])
+    data = leadfield[:, 7]
+    once = minimum_norm(leadfield, cov, method=method)(data).current
+    both = minimum_norm(leadfield[twice], cov[jnp.ix_(twice, twice)], method=method)(data[twice]).current
+    np.testing.assert_allclose(both, once, atol=1e-9 * np.abs(once).max())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_turning_the_axes_turns_a_loose_estimate(key, method):
+    leadfield = jax.random.normal(key, (9, 14, 3))
+    normals = jax.random.normal(jax.random.key(1), (14, 3))
+    normals /= jnp.linalg.norm(normals, axis=1, keepdims=True)
+    turn = jnp.linalg.qr(jax.random.normal(jax.random.key(2), (3, 3)))[0]
+    options = {"method": method, "loose": 0.3, "depth": 0.8}
+    kernel = minimum_norm_kernel(leadfield, jnp.eye(9), normals=normals, **options)
+    turned = minimum_norm_kernel(leadfield @ turn, jnp.eye(9), normals=normals @ turn, **options)
+    np.testing.assert_allclose(turned, turn.T @ kernel, atol=1e-12 * np.abs(kernel).max())
+
+
+def test_sloreta_localises_every_free_source_without_error(key):
+    leadfield = jax.random.normal(key, (20, 15, 3)) * jnp.logspace(-1, 1, 15)[:, None]
+    estimator = minimum_norm(leadfield, jnp.eye(20), method="sLORETA", depth=0.8)
+    current = estimator(leadfield.reshape(20, -1)).current.reshape(15, 3, 15, 3)
+    np.testing.assert_array_equal(
+        jnp.sum(current**2, axis=1).argmax(axis=0), np.repeat(np.arange(15)[:, None], 3, 1)
+    )
 
 
 def test_minimum_norm_prefers_strong_columns_and_depth_weighting_less_so(problem):
@@ -170,6 +223,14 @@ def test_zero_measurements_give_zero(problem):
         (np.ones((3, 4)), np.eye(3), {"snr": np.nan}, "snr"),
         (np.ones((3, 4)), np.eye(3), {"method": "LORETA"}, "LORETA"),
         (np.ones((3, 4)), np.eye(3), {"depth": 2.0}, "depth"),
+        (np.ones((3, 4)), np.eye(3), {"loose": 0.2}, "free orientation"),
+        (np.ones((3, 4, 3)), np.eye(3), {"loose": 0.2}, "needs normals"),
+        (np.ones((3, 4, 3)), np.eye(3), {"loose": 0.0}, "loose must be"),
+        (np.ones((3, 4, 3)), np.eye(3), {"loose": 0.2, "normals": np.ones((4, 3))}, "unit vectors"),
+        (np.ones((3, 4)), np.eye(3), {"source_variance": np.ones(3)}, "one a source"),
+        (np.ones((3, 4)), np.eye(3), {"source_variance": -np.ones(4)}, "4 values that are negative"),
+        (np.ones((3, 4)), np.eye(3), {"source_variance": np.zeros(4)}, "zero everywhere"),
+        (np.ones((3, 4)), np.eye(3), {"method": "eLORETA", "depth": 0.8}, "leave depth"),
     ],
 )
 def test_what_cannot_be_inverted_is_refused(leadfield, cov, options, message):
