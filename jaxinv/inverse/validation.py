@@ -13,7 +13,7 @@ def check_leadfield(leadfield: Float[Array, "channel source"] | Float[Array, "ch
     if not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)) or 0 in shape:
         raise ValueError(f"leadfield must have shape (channel, source) or (channel, source, 3), not {shape}")
     check_finite("leadfield", leadfield)
-    if not isinstance(leadfield, jax.core.Tracer) and not np.any(leadfield):
+    if not isinstance(leadfield, jax.core.Tracer) and not np.asarray(leadfield).any():
         raise ValueError("leadfield is zero everywhere: no source can be seen")
 
 
@@ -46,7 +46,7 @@ def check_finite(name: str, values: Float[Array, "..."]) -> None:
     """Raise a ValueError unless all values are finite."""
     if isinstance(values, jax.core.Tracer):
         return
-    bad = ~np.isfinite(values)
+    bad = ~np.isfinite(np.asarray(values))  # NumPy's: a transformation around would trace JAX's
     if bad.any():
         raise ValueError(f"{name} has {bad.sum()} values that are not finite, the first at {_first(bad)}")
 
