@@ -3,7 +3,7 @@
 from jaxinv.inverse.beamformer import lcmv
 from jaxinv.inverse.choose_alpha import RiskCurve, choose_alpha
 from jaxinv.inverse.eloreta import EloretaSolution, eloreta, solve_eloreta
-from jaxinv.inverse.estimator import Estimate, Estimator, LinearEstimator
+from jaxinv.inverse.estimator import ConvergenceError, Estimate, Estimator, LinearEstimator
 from jaxinv.inverse.loreta import loreta
 from jaxinv.inverse.minimum_norm import minimum_norm, minimum_norm_kernel
 from jaxinv.inverse.mixed_norm import MixedNormEstimator, MixedNormSolution, mixed_norm
@@ -23,7 +23,7 @@ from jaxinv.inverse.resolution import (
     resolution_errors,
     resolution_matrix,
 )
-from jaxinv.inverse.sparse import ConvergenceError, LassoEstimator, LassoSolution, lasso
+from jaxinv.inverse.sparse import LassoEstimator, LassoSolution, lasso
 from jaxinv.inverse.sparse_bayes import SparseBayesEstimator, SparseBayesSolution, sparse_bayes
 from jaxinv.inverse.whitening import Whitener, whitener
 

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve, solve_triangular
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxinv.inverse.estimator import LinearEstimator
+from jaxinv.inverse.estimator import LinearEstimator, where_converged
 from jaxinv.inverse.small_eigen import inverse_power
 from jaxinv.inverse.source_prior import SourcePrior, loosen, source_prior
-from jaxinv.inverse.sparse import ConvergenceError
 from jaxinv.inverse.validation import check_leadfield, check_noise_cov, check_positive
 from jaxinv.inverse.whitening import whitener
 
@@ -61,13 +60,15 @@ def eloreta(
         leadfield, noise_cov, snr=snr, force_equal=force_equal, loose=loose, normals=normals,
         tolerance=tolerance, max_iterations=max_iterations,
     )  # fmt: skip
-    if not isinstance(solution.converged, jax.core.Tracer) and not solution.converged:
-        raise ConvergenceError(
+
+    def describe():
+        return (
             f"eLORETA: weights still changed by {solution.change:.1e} > tolerance {tolerance:g} after "
             f"{solution.iterations} iterations; raise max_iterations or tolerance, lower snr, or use "
             "solve_eloreta()"
         )
-    return LinearEstimator(jnp.where(solution.converged, solution.kernel, jnp.nan))
+
+    return LinearEstimator(where_converged(solution.converged, solution.kernel, describe))
 
 
 def solve_eloreta(

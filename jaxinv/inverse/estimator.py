@@ -1,10 +1,12 @@
 """What every inverse method is to those who use it: a function from measurements to an estimate."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import flax.struct
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 @flax.struct.dataclass
@@ -29,6 +31,21 @@ class Estimator(Protocol):
     def __call__(self, measurements: Float[Array, "channel *time"]) -> Estimate:
         """Estimate from one topography or a time series."""
         ...
+
+
+class ConvergenceError(RuntimeError):
+    """An iteration ended before it reached its tolerance."""
+
+
+def where_converged(converged: Bool[Array, "*time"], found: Any, describe: Callable[[], str]) -> Any:
+    """What an iteration found; NaN where it did not converge, as nothing can be raised while tracing.
+
+    Raises:
+        ConvergenceError: with what `describe` says, unless all converged or that is being traced.
+    """
+    if not isinstance(converged, jax.core.Tracer) and not converged.all():
+        raise ConvergenceError(describe())
+    return jax.tree.map(lambda values: jnp.where(converged, values, jnp.nan), found)
 
 
 @flax.struct.dataclass

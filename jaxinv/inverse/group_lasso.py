@@ -104,7 +104,7 @@ def relative_gap(gain, target, penalty, index, value) -> Float[Array, ""]:
     """Primal minus dual objective, over half the squared norm of the target, which is one."""
     residual = target - jnp.einsum("soc,sot->ct", gain[index], value, precision="highest")
     penalties = penalty * jnp.sum(group_norms(value))
-    return _gap(target, penalty, residual, group_norms(_correlate(gain, residual)), penalties)
+    return duality_gap(target, penalty, residual, group_norms(_correlate(gain, residual)), penalties)
 
 
 def group_norms(groups: Float[Array, "source orientation time"]) -> Float[Array, " source"]:
@@ -112,7 +112,14 @@ def group_norms(groups: Float[Array, "source orientation time"]) -> Float[Array,
     return jnp.sqrt(jnp.sum(groups**2, axis=(1, 2)))
 
 
-def _gap(target, penalty, residual, norms, penalties):
+def duality_gap(
+    target: Float[Array, "channel *time"],
+    penalty: Float[Array, ""],
+    residual: Float[Array, "channel *time"],
+    norms: Float[Array, " source"],
+    penalties: Float[Array, ""],
+) -> Float[Array, ""]:
+    """Twice the primal minus the dual objective, from the norms of the groups' correlations."""
     largest = jnp.max(norms)
     inside = jnp.minimum(1, penalty / jnp.where(largest > 0, largest, 1))
     primal = jnp.sum(residual**2) / 2 + penalties
@@ -141,7 +148,7 @@ def _evaluate(gain, target, penalty, variance, slots):
     correlation = _correlate(gain, residual)
     norms = group_norms(correlation)
     objective = (jnp.sum(white**2) + penalty**2 * jnp.sum(variance)) / 2
-    gap = _gap(target, penalty, residual, norms, penalty * jnp.vdot(variance, norms))
+    gap = duality_gap(target, penalty, residual, norms, penalty * jnp.vdot(variance, norms))
     return _State(variance, objective, factor, correlation, gap)
 
 

@@ -8,10 +8,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.inverse.bounded_quadratic import bounded_quadratic
-from jaxinv.inverse.estimator import Estimate, check_measurements
+from jaxinv.inverse.estimator import Estimate, check_measurements, where_converged
 from jaxinv.inverse.group_lasso import group_lasso, group_norms
-from jaxinv.inverse.sparse import ConvergenceError
-from jaxinv.inverse.validation import check_finite, check_leadfield, check_noise_cov, check_positive
+from jaxinv.inverse.validation import (
+    check_alpha,
+    check_depth,
+    check_finite,
+    check_leadfield,
+    check_noise_cov,
+    check_positive,
+)
 from jaxinv.inverse.whitening import whitener
 
 _matmul = partial(jnp.matmul, precision="highest")
@@ -88,13 +94,15 @@ class MixedNormEstimator:
             ValueError: if the first axis is not the leadfield's channels, or a value is not finite.
         """
         solution = self.solve(measurements)
-        if not isinstance(solution.converged, jax.core.Tracer) and not solution.converged:
-            raise ConvergenceError(
+
+        def describe():
+            return (
                 f"mixed_norm: relative duality gap {solution.gap:.1e} > tolerance {self.tolerance:g} with "
                 f"{self.max_iterations} iterations and {self.max_active} active sources at most; raise "
                 "max_iterations, max_active, tolerance or alpha, or use solve()"
             )
-        return Estimate(jnp.where(solution.converged, solution.current, jnp.nan))
+
+        return Estimate(where_converged(solution.converged, solution.current, describe))
 
 
 def mixed_norm(
@@ -152,12 +160,10 @@ def mixed_norm(
     leadfield, noise_cov = jnp.asarray(leadfield), jnp.asarray(noise_cov)
     check_leadfield(leadfield)
     check_noise_cov(noise_cov, leadfield.shape[0])
-    for name, value in (("alpha", alpha), ("tolerance", tolerance), ("max_iterations", max_iterations)):
+    for name, value in (("tolerance", tolerance), ("max_iterations", max_iterations)):
         check_positive(name, value)
-    if not isinstance(alpha, jax.core.Tracer) and alpha >= 1:
-        raise ValueError(f"alpha must be below 1, at which the estimate is zero; found {alpha}")
-    if depth is not None and not 0 <= depth <= 1:
-        raise ValueError(f"depth must be None or an exponent in [0, 1]; found {depth}")
+    check_alpha(alpha)
+    check_depth(depth)
     max_active = leadfield.shape[0] + _SPARE if max_active is None else max_active
     for name, value in (("n_reweightings", n_reweightings), ("max_active", max_active)):
         if value < 1:

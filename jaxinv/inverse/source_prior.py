@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxinv.inverse.small_eigen import gram, largest
-from jaxinv.inverse.validation import check_loose, check_source_variance
+from jaxinv.inverse.validation import check_depth, check_loose, check_source_variance
 
 _DEPTH_LIMIT = 10.0  # largest ratio of source amplitudes that depth weighting allows
 
@@ -49,8 +49,7 @@ def source_prior(
     """
     leadfield = jnp.asarray(leadfield)
     n_sources, dtype = leadfield.shape[1], leadfield.dtype
-    if depth is not None and not 0 <= depth <= 1:
-        raise ValueError(f"depth must be None or an exponent in [0, 1]; found {depth}")
+    check_depth(depth)
     check_loose(loose, normals, leadfield.shape)
     variance = jnp.ones(n_sources, dtype)
     if source_variance is not None:

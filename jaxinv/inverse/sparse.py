@@ -7,18 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxinv.inverse.estimator import Estimate, check_measurements
+from jaxinv.inverse.estimator import Estimate, check_measurements, where_converged
+from jaxinv.inverse.group_lasso import duality_gap
 from jaxinv.inverse.homotopy import lasso_path_end
-from jaxinv.inverse.validation import check_leadfield, check_noise_cov, check_positive
+from jaxinv.inverse.validation import check_alpha, check_leadfield, check_noise_cov, check_positive
 from jaxinv.inverse.whitening import whitener
 
 _matmul = partial(jnp.matmul, precision="highest")
 
 _CHECK_EVERY = 10  # iterations between evaluations of the gap, each of which costs half an iteration
-
-
-class ConvergenceError(RuntimeError):
-    """An iteration ended before it reached its tolerance."""
 
 
 @flax.struct.dataclass
@@ -78,12 +75,14 @@ class LassoEstimator:
             ValueError: if the first axis is not the leadfield's channels.
         """
         solution = self.solve(measurements)
-        if not isinstance(solution.converged, jax.core.Tracer) and not solution.converged.all():
-            raise ConvergenceError(
+
+        def describe():
+            return (
                 f"lasso: relative duality gap {solution.gap.max():.1e} > tolerance {self.tolerance:g} after "
                 f"{self.max_iterations} iterations; raise max_iterations, tolerance or alpha, or use solve()"
             )
-        return Estimate(jnp.where(solution.converged, solution.current, jnp.nan))
+
+        return Estimate(where_converged(solution.converged, solution.current, describe))
 
 
 def lasso(
@@ -129,9 +128,7 @@ def lasso(
     check_noise_cov(noise_cov, leadfield.shape[0])
     check_positive("tolerance", tolerance)
     check_positive("max_iterations", max_iterations)
-    check_positive("alpha", alpha)
-    if not isinstance(alpha, jax.core.Tracer) and alpha >= 1:
-        raise ValueError(f"alpha must be below 1, at which the estimate is zero; found {alpha}")
+    check_alpha(alpha)
     dtype = jnp.result_type(leadfield, noise_cov)
     gain, matrix, norm = _prepare(leadfield.astype(dtype), noise_cov.astype(dtype))
     alpha, tolerance = jnp.asarray(alpha, dtype), jnp.asarray(tolerance, dtype)
@@ -212,11 +209,8 @@ def fista(
 def _relative_gap(gain, target, penalty, iterate):
     """Primal minus dual objective; the target has norm one (or zero, when all is zero)."""
     residual = target - _matmul(gain, iterate)
-    correlation = jnp.max(jnp.abs(_matmul(gain.T, residual)))
-    dual_point = residual * jnp.minimum(1, penalty / jnp.where(correlation > 0, correlation, 1))
-    primal = jnp.vdot(residual, residual) / 2 + penalty * jnp.sum(jnp.abs(iterate))
-    dual = (jnp.vdot(target, target) - jnp.sum((target - dual_point) ** 2)) / 2
-    return 2 * (primal - dual)
+    correlation = jnp.abs(_matmul(gain.T, residual))
+    return duality_gap(target, penalty, residual, correlation, penalty * jnp.sum(jnp.abs(iterate)))
 
 
 def _soft_threshold(x, by):

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxinv.inverse.estimator import Estimate, check_measurements
+from jaxinv.inverse.estimator import Estimate, check_measurements, where_converged
 from jaxinv.inverse.evidence import Update, moments, negative_log_evidence, updated, whitening_factor
-from jaxinv.inverse.sparse import ConvergenceError
 from jaxinv.inverse.validation import check_finite, check_leadfield, check_noise_cov, check_positive
 from jaxinv.inverse.whitening import whitener
 
@@ -93,14 +92,15 @@ class SparseBayesEstimator:
             ValueError: if the first axis is not the leadfield's channels, or a value is not finite.
         """
         solution = self.solve(measurements)
-        if not isinstance(solution.converged, jax.core.Tracer) and not solution.converged:
-            raise ConvergenceError(
+
+        def describe():
+            return (
                 f"sparse_bayes: relative change {solution.change:.1e} > tolerance {self.tolerance:g} after "
                 f"{solution.iterations} iterations; raise max_iterations or tolerance, or use solve()"
             )
-        found = (solution.current, solution.std)
-        current, std = (jnp.where(solution.converged, x, jnp.nan) for x in found)
-        return Estimate(current, std=std)
+
+        found = Estimate(solution.current, std=solution.std)
+        return where_converged(solution.converged, found, describe)
 
 
 def sparse_bayes(

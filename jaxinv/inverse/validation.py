@@ -57,6 +57,19 @@ def check_positive(name: str, value: float | Float[Array, ""]) -> None:
         raise ValueError(f"{name} must be positive; found {value}")
 
 
+def check_alpha(alpha: float | Float[Array, ""]) -> None:
+    """Raise a ValueError unless a penalty is a share, in (0, 1), of the smallest that gives zero."""
+    check_positive("alpha", alpha)
+    if not isinstance(alpha, jax.core.Tracer) and alpha >= 1:
+        raise ValueError(f"alpha must be below 1, at which the estimate is zero; found {alpha}")
+
+
+def check_depth(depth: float | None) -> None:
+    """Raise a ValueError unless a depth weighting is None or an exponent in [0, 1]."""
+    if depth is not None and not 0 <= depth <= 1:
+        raise ValueError(f"depth must be None or an exponent in [0, 1]; found {depth}")
+
+
 def check_loose(
     loose: float | Float[Array, ""] | None,
     normals: Float[Array, "source 3"] | None,

@@ -6,6 +6,8 @@ batches share few threads, and two batches at once may wait for each other witho
 cores): on a CPU without LLVM each matrix is factored by itself.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
@@ -20,7 +22,6 @@ except ImportError:  # the machine of an accelerator may do without LLVM
     machine_code = None
 
 SERIAL = 1 << 14  # vector multiplications that are not worth a second thread
-LLVM_SUFFIX = {"float32": "f32", "float64": "f64"}
 
 
 def weighted_solve(
@@ -49,19 +50,17 @@ def weighted_solve(
     return jax.lax.custom_linear_solve(product, right, solve, symmetric=True)
 
 
-def _solve(matrices, weights, right):
-    """All samples: weights (sample, term), right-hand sides and result (sample, system, unknown)."""
-    sums = jnp.einsum("kt,stij->ksij", weights, matrices, precision="highest")
-    return jax.vmap(jax.vmap(_solve_one))(sums, right)
-
-
-def _solve_one_by_one(matrices, weights, right):
-    sums = jnp.einsum("kt,stij->ksij", weights, matrices, precision="highest")
-    return jax.vmap(jax.vmap(sequential_vmap(_solve_one)))(sums, right)
-
-
 def _solve_one(matrix, right):
     return cho_solve(cho_factor(matrix, lower=True), right)
+
+
+def _solve(matrices, weights, right, solve_one=_solve_one):
+    """All samples: weights (sample, term), right-hand sides and result (sample, system, unknown)."""
+    sums = jnp.einsum("kt,stij->ksij", weights, matrices, precision="highest")
+    return jax.vmap(jax.vmap(solve_one))(sums, right)
+
+
+_solve_one_by_one = partial(_solve, solve_one=sequential_vmap(_solve_one))
 
 
 def _batch(arguments, axes):
@@ -89,7 +88,7 @@ def _lower_cpu(context, *arguments):
     kernel = machine_code.register(
         "weighted_solve.ll.jinja", f"jaxinv_weighted_solve_{right.dtype}_{n_terms}_{n}", right.dtype,
         n=n, terms=n_terms, triangle=n * (n + 1) // 2, lanes=lanes, vector=f"<{lanes} x {scalar}>",
-        suffix=f"v{lanes}{LLVM_SUFFIX[str(right.dtype)]}", serial=SERIAL,
+        suffix=f"v{lanes}f{8 * right.dtype.itemsize}", serial=SERIAL,
         ones="<" + ", ".join([f"{scalar} 1.0"] * lanes) + ">", operands="matrices, weights, right-hand sides",
     )  # fmt: skip
     return jax.ffi.ffi_lowering(kernel)(context, *arguments)
