@@ -8,7 +8,6 @@ from jaxinv.fem.loads import SensorLoads
 from jaxinv.fem.recovery import recover
 from jaxinv.head.head_model import HeadModel
 from jaxinv.head.sensors import Contacts, Sensors, SurfaceField
-from jaxinv.mesh.locate import CellLocator
 
 MAX_DISTANCE = 10e-3  # m; a sensor farther than this from the head's surface is a mistake
 
@@ -59,7 +58,7 @@ def _potentials(own, values, recovered, tangential) -> SensorLoads:
 
 def _inside(head, sensors):
     positions = np.asarray(sensors.positions, dtype=np.float64)
-    cell, _, distance = CellLocator(head.mesh).find(positions)
+    cell, _, distance = head.locator.find(positions)
     outside = np.flatnonzero(distance > 0)
     if outside.size:
         listed = {sensors.names[i]: f"{1e3 * distance[i]:.1f} mm" for i in outside[:5]}

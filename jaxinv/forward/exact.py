@@ -17,7 +17,7 @@ from jaxinv.fem.singular_loads import LocalizedLoads, SourceGroup, SubtractionLo
 from jaxinv.fem.solve import SolveReport, solve_poisson
 from jaxinv.fem.stiffness import Parameters, Stiffness
 from jaxinv.forward.files import read_pytree, write_pytree
-from jaxinv.forward.placement import place_sensors, place_sources
+from jaxinv.forward.placement import BRAIN_TISSUES, place_sensors, place_sources
 from jaxinv.head.conductivity import Conductivity, ConductivityKind, is_positive
 from jaxinv.head.head_model import HeadModel
 from jaxinv.head.sensors import Contacts, Electrodes, Sensors, SurfaceField
@@ -163,6 +163,36 @@ class FemForward:
         if sources.is_fixed:
             field = jnp.einsum("csx,sx->cs", field, jnp.asarray(sources.normals, dtype=field.dtype))
         operator = (self.sensors if sensors is None else sensors).reference_operator(field.dtype)
+        return jnp.tensordot(operator, field, axes=1, precision="highest")
+
+    def dipole_leadfield(
+        self,
+        positions: Float[Array, "dipole 3"],
+        *,
+        conductivity: Float[Array, " tissue"] | None = None,
+        transfer: Float[Array, "channel node"] | None = None,
+        tissues: tuple[str, ...] = BRAIN_TISSUES,
+    ) -> Float[Array, "channel dipole 3"]:
+        """Leadfield of dipoles anywhere in the brain, along x, y and z, in the sensors' reference.
+
+        An equivalent dipole of a whole patch of cortex lies below it, in the white matter, where `leadfield`
+        refuses sources. Differentiable once in the positions.
+
+        Args:
+            positions: in m; placed on the host.
+            conductivity: as in `leadfield`.
+            transfer: what `transfer_matrix` gave at that conductivity; saves the solve.
+            tissues: in which the dipoles may lie; any in a head that has none of these.
+
+        Raises:
+            ValueError: for a position outside the tissues, and for a source model other than "recovery".
+        """
+        dtype = self.conductivity.dtype
+        loads = place_sources(self.require_head(), SourceSpace(positions), self.source_model, dtype, tissues)
+        if transfer is None:
+            transfer = self.transfer_matrix(conductivity)
+        field = jnp.einsum("cdk,dkx->cdx", transfer[:, loads.nodes], loads.weights, precision="highest")
+        operator = self.sensors.reference_operator(field.dtype)
         return jnp.tensordot(operator, field, axes=1, precision="highest")
 
     def project(

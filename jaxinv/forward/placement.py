@@ -1,5 +1,7 @@
 """Sources and sensors of a forward model as loads: placed on the host, differentiable in their positions."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,20 +14,32 @@ from jaxinv.head.sensors import Sensors, SurfaceField
 from jaxinv.head.source_space import SourceSpace
 
 DIFFERENTIABLE = ("recovery",)  # source models with a derivative in the position
+BRAIN_TISSUES = ("grey", "white", "brain")  # where a dipole that stands for many sources may lie
 
 
-def place_sources(head: HeadModel, sources: SourceSpace, source_model: str, dtype) -> Loads:
+def place_sources(
+    head: HeadModel,
+    sources: SourceSpace,
+    source_model: str,
+    dtype,
+    tissues: tuple[str, ...] | None = None,
+) -> Loads:
     """Loads of unit dipoles at the sources.
 
     Positions may be traced: the loads then have their first derivative in them.
 
     Raises:
-        ValueError: for what the source model refuses, and for traced positions with a source model that
-            has no derivative in them.
+        ValueError: for what the source model refuses, for traced positions with a source model that has no
+            derivative in them, and for other tissues than its own with a source model that takes none.
     """
+    model = fem.SOURCE_MODELS[source_model]
+    if tissues is not None:
+        if source_model not in DIFFERENTIABLE:
+            raise ValueError(f"tissues need one of the source models {DIFFERENTIABLE}, not {source_model!r}")
+        model = partial(model, tissues=tissues)
 
     def place(positions):
-        return _cast(fem.SOURCE_MODELS[source_model](head, SourceSpace(np.asarray(positions))), dtype)
+        return _cast(model(head, SourceSpace(np.asarray(positions))), dtype)
 
     if not isinstance(sources.positions, jax.core.Tracer):
         return jax.tree.map(jnp.asarray, place(sources.positions).fixed())

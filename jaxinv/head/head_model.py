@@ -2,12 +2,14 @@
 
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxinv.head.conductivity import Conductivity, ConductivityKind, check_conductivity, conductivity_kind
+from jaxinv.mesh.locate import CellLocator
 from jaxinv.mesh.volume_mesh import VolumeMesh
 
 
@@ -53,6 +55,11 @@ class HeadModel:
         """Number of tissues."""
         return len(self.tissue_names)
 
+    @cached_property
+    def locator(self) -> CellLocator:
+        """Finds the cells that hold positions; its search tree is made once."""
+        return CellLocator(self.mesh)
+
     @property
     def conductivity_kind(self) -> ConductivityKind:
         """Form of the conductivity: "scalar" or "tensor", one a tissue, or "cell tensor"."""
@@ -90,6 +97,18 @@ class HeadModel:
         if tissue_name not in self.tissue_names:
             raise ValueError(f"no tissue {tissue_name!r} in this head; it has {self.tissue_names}")
         return self.tissue_names.index(tissue_name)
+
+    def labels_of(self, tissues: tuple[str, ...]) -> list[int]:
+        """Labels of those of some tissues that the head has; of all its tissues if it has none of them."""
+        named = [self.label(name) for name in tissues if name in self.tissue_names]
+        return named or list(range(self.n_tissues))
+
+    def holds(
+        self, positions: Float[np.ndarray, "point 3"], tissues: tuple[str, ...]
+    ) -> Bool[np.ndarray, " point"]:
+        """Whether positions (m) lie in one of some tissues; anywhere in a head that has none of them."""
+        cell, _, distance = self.locator.find(positions)
+        return (distance == 0) & np.isin(self.mesh.tissue[cell], self.labels_of(tissues))
 
     def shared_nodes(self, one: tuple[str, ...], other: tuple[str, ...]) -> Int[np.ndarray, " node"]:
         """Nodes that lie on cells of both groups of tissues.

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from scipy.spatial import cKDTree
 
 from jaxinv.head.head_model import HeadModel
-from jaxinv.mesh.locate import CellLocator, tetrahedral_coordinates
+from jaxinv.mesh.locate import tetrahedral_coordinates
 
 INSET = 0.05  # least barycentric coordinate of a moved point: clear of the tissue's boundary
 CANDIDATES = 32
@@ -29,7 +29,7 @@ def place_in_tissue(
     """
     positions = np.array(positions, dtype=np.float64)
     mesh, label = head.mesh, head.label(tissue_name)
-    cell, _, distance = CellLocator(mesh).find(positions)
+    cell, _, distance = head.locator.find(positions)
     outside = np.flatnonzero((mesh.tissue[cell] != label) | (distance > 0))
     moved = np.zeros(len(positions))
     if outside.size == 0:

@@ -2,9 +2,12 @@
 
 from jaxinv.inverse.beamformer import lcmv
 from jaxinv.inverse.choose_alpha import RiskCurve, choose_alpha
+from jaxinv.inverse.dipole_fit import DipoleFit, DipoleFitEstimator, dipole_fit
 from jaxinv.inverse.eloreta import EloretaSolution, eloreta, solve_eloreta
-from jaxinv.inverse.estimator import ConvergenceError, Estimate, Estimator, LinearEstimator
+from jaxinv.inverse.estimator import ConvergenceError, Estimate, Estimator, LinearEstimator, in_blocks
+from jaxinv.inverse.gaussian_process import GaussianProcessEstimator, gaussian_process
 from jaxinv.inverse.loreta import loreta
+from jaxinv.inverse.matern import MaternCorrelation
 from jaxinv.inverse.minimum_norm import minimum_norm, minimum_norm_kernel
 from jaxinv.inverse.mixed_norm import MixedNormEstimator, MixedNormSolution, mixed_norm
 from jaxinv.inverse.music import (
@@ -25,16 +28,20 @@ from jaxinv.inverse.resolution import (
 )
 from jaxinv.inverse.sparse import LassoEstimator, LassoSolution, lasso
 from jaxinv.inverse.sparse_bayes import SparseBayesEstimator, SparseBayesSolution, sparse_bayes
-from jaxinv.inverse.whitening import Whitener, whitener
+from jaxinv.inverse.whitening import Whitener, exclude_channels, whitener
 
 __all__ = [
     "ConvergenceError",
+    "DipoleFit",
+    "DipoleFitEstimator",
     "EloretaSolution",
     "Estimate",
     "Estimator",
+    "GaussianProcessEstimator",
     "LassoEstimator",
     "LassoSolution",
     "LinearEstimator",
+    "MaternCorrelation",
     "MixedNormEstimator",
     "MixedNormSolution",
     "MusicEstimator",
@@ -49,7 +56,11 @@ __all__ = [
     "choose_alpha",
     "choose_snr",
     "cross_talk",
+    "dipole_fit",
     "eloreta",
+    "exclude_channels",
+    "gaussian_process",
+    "in_blocks",
     "lasso",
     "lcmv",
     "loreta",

@@ -1,12 +1,15 @@
 """What every inverse method is to those who use it: a function from measurements to an estimate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
+
+from jaxinv.inverse.validation import check_finite
 
 
 @flax.struct.dataclass
@@ -62,7 +65,7 @@ class LinearEstimator:
         """Apply the kernel, in the kernel's dtype.
 
         Raises:
-            ValueError: if the first axis is not the kernel's channels.
+            ValueError: if the first axis is not the kernel's channels, or a value is not finite.
         """
         check_measurements(measurements, self.kernel.shape[-1])
         measurements = jnp.asarray(measurements, self.kernel.dtype)
@@ -70,10 +73,37 @@ class LinearEstimator:
 
 
 def check_measurements(measurements: Float[Array, "channel *time"], n_channels: int) -> None:
-    """Refuse measurements that are not (channel,) or (channel, time)."""
+    """Refuse measurements that are not (channel,) or (channel, time), or not finite."""
     shape = jnp.shape(measurements)
     if len(shape) not in (1, 2) or shape[0] != n_channels:
         raise ValueError(
             f"measurements must have shape (channel,) or (channel, time) with {n_channels} channels, "
             f"not {shape}; vmap over a batch"
         )
+    check_finite("measurements", measurements)
+
+
+def in_blocks(
+    estimator: Estimator, measurements: Float[np.ndarray, "channel time"], size: int = 1000
+) -> Iterator[tuple[slice, Estimate]]:
+    """Estimates of a series too long for memory, a block of samples after the other.
+
+    Methods that take every sample by itself give what they give for the whole series. Those that look at a
+    whole window (mixed norms, sparse Bayesian learning, MUSIC, dipoles) take each block for a window.
+
+    Args:
+        estimator: of any kind.
+        measurements: in V; only a block of it is read at a time, so it may be a `numpy.memmap`.
+        size: samples of a block.
+
+    Yields:
+        Which samples, and their estimate as NumPy arrays.
+
+    Raises:
+        ValueError: for a size below 1, and what the estimator raises.
+    """
+    if size < 1:
+        raise ValueError(f"size must be 1 or more; found {size}")
+    for start in range(0, measurements.shape[1], size):
+        block = slice(start, min(start + size, measurements.shape[1]))
+        yield block, jax.tree.map(np.asarray, estimator(np.asarray(measurements[:, block])))

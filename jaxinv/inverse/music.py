@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxinv.inverse.estimator import Estimate, check_measurements
 from jaxinv.inverse.small_eigen import gram, inverse_power, largest, product
-from jaxinv.inverse.validation import check_finite, check_leadfield, check_noise_cov
+from jaxinv.inverse.validation import check_leadfield, check_noise_cov
 from jaxinv.inverse.whitening import whitener
 
 _matmul = partial(jnp.matmul, precision="highest")
@@ -195,7 +195,6 @@ def _prepare(leadfield, noise_cov):
 
 def _check(measurements, n_channels, n_dipoles):
     check_measurements(measurements, n_channels)
-    check_finite("measurements", measurements)
     n_samples = 1 if jnp.ndim(measurements) == 1 else jnp.shape(measurements)[1]
     if n_samples < n_dipoles:
         raise ValueError(f"{n_dipoles} dipoles need as many samples at least; measurements have {n_samples}")

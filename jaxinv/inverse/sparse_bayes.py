@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.inverse.estimator import Estimate, check_measurements, where_converged
 from jaxinv.inverse.evidence import Update, moments, negative_log_evidence, updated, whitening_factor
-from jaxinv.inverse.validation import check_finite, check_leadfield, check_noise_cov, check_positive
+from jaxinv.inverse.validation import check_leadfield, check_noise_cov, check_positive
 from jaxinv.inverse.whitening import whitener
 
 NoiseLearning = Literal[False, "homoscedastic", "heteroscedastic"]
@@ -80,7 +80,6 @@ class SparseBayesEstimator:
             ValueError: if the first axis is not the leadfield's channels, or a value is not finite.
         """
         check_measurements(measurements, len(self.gain))
-        check_finite("measurements", measurements)
         return _solve(self, jnp.asarray(measurements, self.gain.dtype))
 
     def __call__(self, measurements: Float[Array, "channel *time"]) -> Estimate:

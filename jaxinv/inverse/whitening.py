@@ -1,8 +1,11 @@
 """Whitening by a noise covariance that may lack ranks, as every referenced one does."""
 
+from collections.abc import Sequence
+
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
 
@@ -44,6 +47,41 @@ def whitener(noise_cov: Float[Array, "channel channel"], *, rtol: float | None =
     if rtol is None:
         rtol = max(1e-6, len(noise_cov) * float(jnp.finfo(noise_cov.dtype).eps))
     return _whitener(noise_cov, rtol)
+
+
+def exclude_channels(
+    noise_cov: Float[Array, "channel channel"], channels: Sequence[int], *, rereference: bool = True
+) -> Float[Array, "channel channel"]:
+    r"""Noise covariance with which every estimator ignores some channels, and what they did to the reference.
+
+    $Q C Q$, where $Q$ projects the channels out, and with them the mean of the others: an estimate is that of
+    the other channels alone, referenced to their own average. Leadfield and measurements keep all channels;
+    what the bad ones measure may be anything finite.
+
+    Args:
+        noise_cov: $C$, in V².
+        channels: indices of those to ignore.
+        rereference: whether the channels share a reference, as electrodes do.
+
+    Raises:
+        ValueError: for a covariance that is none, an index of no channel, or fewer than two channels left.
+
+    References:
+        Uusitalo & Ilmoniemi 1997, doi:10.1007/BF02534144 (projections).
+    """
+    noise_cov = jnp.asarray(noise_cov)
+    n_channels = noise_cov.shape[0] if noise_cov.ndim else 0
+    check_noise_cov(noise_cov, n_channels)
+    bad = np.asarray(channels, dtype=int).reshape(-1)
+    if bad.size and not (bad.min() >= 0 and bad.max() < n_channels):
+        raise ValueError(f"channels must index the {n_channels} channels; found {bad.tolist()}")
+    kept = np.setdiff1d(np.arange(n_channels), bad)
+    if len(kept) < 2:
+        raise ValueError(f"{len(kept)} of {n_channels} channels are left: at least two are needed")
+    projector = np.zeros((n_channels, n_channels))
+    projector[np.ix_(kept, kept)] = np.eye(len(kept)) - (1 / len(kept) if rereference else 0)
+    projector = jnp.asarray(projector, noise_cov.dtype)
+    return jnp.linalg.multi_dot([projector, noise_cov, projector], precision="highest")
 
 
 @jax.jit

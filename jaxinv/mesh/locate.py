@@ -29,18 +29,18 @@ class CellLocator:
     def __init__(self, mesh: VolumeMesh):
         self.mesh = mesh
 
-    @cached_property
-    def _corners(self) -> Float[np.ndarray, "cell corner 3"]:
-        return self.mesh.points[self.mesh.corner_cells]
+    def _corners(self, cells=slice(None)) -> Float[np.ndarray, "cell corner 3"]:
+        return self.mesh.points[self.mesh.corner_cells[cells]]
 
     @cached_property
     def _tree(self) -> cKDTree:
-        return cKDTree(self._corners.mean(axis=1))
+        return cKDTree(self._corners().mean(axis=1))
 
     @cached_property
     def _reach(self) -> float:
         """No point of any cell lies farther than this from the cell's centroid."""
-        return float(np.linalg.norm(self._corners - self._corners.mean(axis=1)[:, None], axis=2).max())
+        corners = self._corners()
+        return float(np.linalg.norm(corners - corners.mean(axis=1)[:, None], axis=2).max())
 
     def find(
         self, positions: Float[np.ndarray, "point 3"]
@@ -97,7 +97,7 @@ class CellLocator:
         return candidates[row, best], reference[row, best], violation[row, best]
 
     def _invert(self, cells, positions) -> Float[np.ndarray, "point 3"]:
-        corners = self._corners[cells]
+        corners = self._corners(cells)
         if self.mesh.element.startswith("tetra"):
             return tetrahedral_coordinates(corners, positions)
         reference = np.full((len(cells), 3), 0.5)
@@ -116,7 +116,7 @@ class CellLocator:
         return reference
 
     def _map(self, cells, reference) -> Float[np.ndarray, "point 3"]:
-        corners = self._corners[cells]
+        corners = self._corners(cells)
         if self.mesh.element.startswith("tetra"):
             return corners[:, 0] + np.einsum("pr,prd->pd", reference, corners[:, 1:] - corners[:, :1])
         return np.einsum("pk,pkd->pd", _trilinear(reference)[0], corners)

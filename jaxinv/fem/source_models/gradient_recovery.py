@@ -4,12 +4,14 @@ import numpy as np
 
 from jaxinv.fem.loads import SourceLoads
 from jaxinv.fem.recovery import recover
-from jaxinv.fem.source_models.placement import locate_sources
+from jaxinv.fem.source_models.placement import SOURCE_TISSUES, locate_sources
 from jaxinv.head.head_model import HeadModel
 from jaxinv.head.source_space import SourceSpace
 
 
-def gradient_recovery(head: HeadModel, sources: SourceSpace) -> SourceLoads:
+def gradient_recovery(
+    head: HeadModel, sources: SourceSpace, tissues: tuple[str, ...] = SOURCE_TISSUES
+) -> SourceLoads:
     """Loads that read the recovered gradient of the transfer potential at each source.
 
     By reciprocity a leadfield is the gradient of the electrode's potential at the source. That
@@ -21,13 +23,12 @@ def gradient_recovery(head: HeadModel, sources: SourceSpace) -> SourceLoads:
     than its error.
 
     Raises:
-        ValueError: if sources lie outside the grey matter (or brain) of a head that has one, or
-            outside the head.
+        ValueError: if sources lie outside the tissues of a head that has one of them, or outside the head.
 
     References:
         Zhang & Naga 2005, doi:10.1137/S1064827503402837 (the recovery); Vorwerk, Hanrath, Wolters &
         Grasedyck 2019, doi:10.1016/j.neuroimage.2019.116039 (multipoles).
     """
-    cell, _ = locate_sources(head, sources)
+    cell, _ = locate_sources(head, sources, tissues)
     recovered = recover(head.mesh, cell, np.asarray(sources.positions))
     return SourceLoads(recovered.nodes, recovered.gradient, recovered.hessian)

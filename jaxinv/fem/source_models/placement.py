@@ -5,29 +5,22 @@ from jaxtyping import Float, Int
 
 from jaxinv.head.head_model import HeadModel
 from jaxinv.head.source_space import SourceSpace
-from jaxinv.mesh.locate import HEXAHEDRON, CellLocator
+from jaxinv.mesh.locate import HEXAHEDRON
 
 ON_FACE = 1e-9  # a corner whose shape function is below this at a source does not hold it
 SOURCE_TISSUES = ("grey", "brain")  # where cortical current flows; a head that has neither takes any cell
 
 
-def source_labels(head: HeadModel) -> list[int]:
-    """Labels of the tissues in which sources may lie."""
-    named = [head.label(name) for name in SOURCE_TISSUES if name in head.tissue_names]
-    return named or list(range(len(head.tissue_names)))
-
-
 def locate_sources(
-    head: HeadModel, sources: SourceSpace
+    head: HeadModel, sources: SourceSpace, tissues: tuple[str, ...] = SOURCE_TISSUES
 ) -> tuple[Int[np.ndarray, " source"], Float[np.ndarray, "source 3"]]:
     """Cells that hold the sources, and the sources' reference coordinates there.
 
     Raises:
-        ValueError: if sources lie outside the grey matter (or brain) of a head that has one, or
-            outside the head.
+        ValueError: if sources lie outside the tissues of a head that has one of them, or outside the head.
     """
-    cell, local, distance = CellLocator(head.mesh).find(np.asarray(sources.positions))
-    allowed = source_labels(head)
+    cell, local, distance = head.locator.find(np.asarray(sources.positions))
+    allowed = head.labels_of(tissues)
     outside = (distance > 0) | ~np.isin(head.mesh.tissue[cell], allowed)
     if outside.any():
         found = [

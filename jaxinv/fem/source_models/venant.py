@@ -4,7 +4,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from jaxinv.fem.loads import SourceLoads
-from jaxinv.fem.source_models.placement import locate_sources, source_labels
+from jaxinv.fem.source_models.placement import SOURCE_TISSUES, locate_sources
 from jaxinv.head.head_model import HeadModel
 from jaxinv.head.source_space import SourceSpace
 from jaxinv.mesh.volume_mesh import incidence
@@ -41,7 +41,7 @@ def venant(head: HeadModel, sources: SourceSpace) -> SourceLoads:
 
 def _nearest_interior_node(head: HeadModel, positions):
     mesh = head.mesh
-    labels = source_labels(head)
+    labels = head.labels_of(SOURCE_TISSUES)
     interior = np.setdiff1d(mesh.nodes_of(*labels), mesh.boundary_faces())
     others = [k for k in range(len(head.tissue_names)) if k not in labels]
     if others:
