@@ -23,7 +23,7 @@ ECCENTRICITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 N_ELECTRODES = 70
 N_DIRECTIONS = 200
 SEED = 0
-PACKAGES = ("jaxinv", "jax", "jax-fem", "numpy", "openmeeg", "pyamg", "scipy")
+PACKAGES = ("jaxinv", "jax", "jax-fem", "invertmeeg", "mne", "numpy", "openmeeg", "pyamg", "scipy")
 
 
 class Dipoles(NamedTuple):

@@ -18,6 +18,8 @@ from jaxinv.inverse.music import (
     rap_music,
     trap_music,
 )
+from jaxinv.inverse.patch_dictionary import PatchDictionary, patch_dictionary
+from jaxinv.inverse.patch_posterior import PatchPosteriorEstimator, patch_posterior
 from jaxinv.inverse.regularisation import SnrChoice, choose_snr
 from jaxinv.inverse.resolution import (
     ResolutionErrors,
@@ -46,6 +48,8 @@ __all__ = [
     "MixedNormSolution",
     "MusicEstimator",
     "MusicSolution",
+    "PatchDictionary",
+    "PatchPosteriorEstimator",
     "RapMusicEstimator",
     "ResolutionErrors",
     "RiskCurve",
@@ -68,6 +72,8 @@ __all__ = [
     "minimum_norm_kernel",
     "mixed_norm",
     "music",
+    "patch_dictionary",
+    "patch_posterior",
     "point_spread",
     "rap_music",
     "resolution_errors",

@@ -89,8 +89,9 @@ def _kernel(leadfield, data_cov, noise_cov, reg, normalisation, orientation):
     matrix = whitener(noise_cov).matrix
     factor = _data_whitener(matrix, data_cov, noise_cov, reg)
     columns = jnp.moveaxis(leadfield.reshape(n_channels, leadfield.shape[1], -1), 2, 0)
-    seen = _matmul(_matmul(factor, matrix), columns)  # F W L: of squares G' D^-1 G
-    filters = _matmul(factor.T, seen)  # D^-1 G
+    both = _matmul(factor, matrix)
+    seen = _matmul(both, columns)  # F W L: of squares G' D^-1 G
+    filters = _matmul(_matmul(factor.T, both), columns)  # D^-1 G; where it is all that counts, the other goes
     if len(columns) == 1:
         rows = _scalar_filter(seen[0], filters[0], normalisation)[None]
     elif orientation == "max-power":

@@ -18,6 +18,8 @@ _matmul = partial(jnp.matmul, precision="highest")
 
 _BLOCK = 128  # sources whose gain stays in the cache while their weights are found and used
 _RTOL = 1e-7  # of three eigenvalues: an orientation that is seen less is not seen, as in MNE-Python
+_REMEMBERED = 5  # images that are combined
+_ROUNDING = 1e-12  # of the residuals' inner products
 _TANGENT_STEPS = 200  # at most, each of which about halves the error
 
 
@@ -134,10 +136,10 @@ def _solve(leadfield, noise_cov, prior, snr, tolerance, max_iterations, force_eq
     gain = (gain * scale).reshape(n_channels, n_sources, -1)
     # The orientation prior enters the iteration twice: reapplied to weights that were fitted with it.
     inner, outer = _blocks(gain), _blocks(_halfway(gain, prior))
-    step = partial(_step, snr=snr, rank=noise.rank, force_equal=force_equal)
-    gram, change, iterations = _fixed_point(step, inner, outer, noise.rank, tolerance, max_iterations)
+    ridge = snr**-2 * jnp.eye(n_channels, dtype=gain.dtype)
+    step = partial(_step, ridge=ridge, rank=noise.rank, force_equal=force_equal)
+    gram, change, iterations = _fixed_point(step, inner, outer, ridge, noise.rank, tolerance, max_iterations)
     gram, weights = step(gram, inner, inner)
-    ridge = snr**-2 * jnp.eye(n_channels, dtype=gram.dtype)
     transform = cho_solve(cho_factor(gram + ridge), noise.matrix) * scale
 
     def rows(block):
@@ -163,10 +165,10 @@ def _blocks(gain):
     return padded.reshape(n_channels, -1, _BLOCK, n_components).transpose(1, 0, 3, 2)
 
 
-def _step(gram, inner, outer, *, snr, rank, force_equal):
+def _step(gram, inner, outer, *, ridge, rank, force_equal):
     """Weights that the Gram matrix asks for, and the Gram matrix that they give, of trace `rank`."""
     identity = jnp.eye(len(gram), dtype=gram.dtype)
-    triangle = jnp.linalg.cholesky(gram + snr**-2 * identity)
+    triangle = jnp.linalg.cholesky(gram + ridge)
     whiten = solve_triangular(triangle, identity, lower=True)
 
     def add(total, block):
@@ -197,7 +199,7 @@ def _inverse_root(matrices, force_equal):
     return jnp.eye(3, dtype=root.dtype)[..., None] * equal
 
 
-def _fixed_point(step, inner, outer, rank, tolerance, max_iterations):
+def _fixed_point(step, inner, outer, ridge, rank, tolerance, max_iterations):
     """The Gram matrix that gives itself, from equal weights; its last change and the iterations."""
     n_blocks, n_channels, n_components, _ = inner.shape
     ones = jnp.broadcast_to(
@@ -205,10 +207,11 @@ def _fixed_point(step, inner, outer, rank, tolerance, max_iterations):
     )
 
     def advance(state):
-        gram, weights, _, iterations = state
-        gram, new = step(gram, inner, outer)
+        gram, weights, history, _, iterations = state
+        image, new = step(gram, inner, outer)
         change = jnp.linalg.norm((new - weights).ravel()) / jnp.linalg.norm(weights.ravel())
-        return gram, new, change, iterations + 1
+        gram, history = _extrapolate(gram, image, history, iterations, ridge)
+        return gram, new, history, change, iterations + 1
 
     def unfinished(state):
         *_, change, iterations = state
@@ -216,8 +219,9 @@ def _fixed_point(step, inner, outer, rank, tolerance, max_iterations):
 
     def solve(_, start):
         size = jnp.trace(start) / rank
-        first = (start / size, ones / size, jnp.full((), jnp.inf, start.dtype), jnp.int32(0))
-        gram, _, change, iterations = jax.lax.while_loop(unfinished, advance, first)
+        history = jnp.zeros((2, _REMEMBERED, *start.shape), start.dtype)
+        first = (start / size, ones / size, history, jnp.full((), jnp.inf, start.dtype), jnp.int32(0))
+        gram, _, _, change, iterations = jax.lax.while_loop(unfinished, advance, first)
         return gram, (change, iterations.astype(gram.dtype))  # its derivative wants floating point
 
     start = jax.lax.scan(
@@ -228,6 +232,27 @@ def _fixed_point(step, inner, outer, rank, tolerance, max_iterations):
     residual = lambda gram: gram - step(gram, inner, outer)[0]  # noqa: E731
     gram, (change, iterations) = jax.lax.custom_root(residual, start, solve, _solve_tangent, has_aux=True)
     return gram, jax.lax.stop_gradient(change), jax.lax.stop_gradient(iterations).astype(jnp.int32)
+
+
+def _extrapolate(gram, image, history, iterations, ridge):
+    """Anderson's next iterate: the combination of the last images whose residual is least.
+
+    The image itself where the combination is no covariance of measurements with noise.
+
+    References:
+        Walker & Ni 2011, doi:10.1137/10078356X.
+    """
+    place = iterations % _REMEMBERED
+    history = history.at[:, place].set(jnp.stack([image, image - gram]))
+    images, residuals = (part.reshape(_REMEMBERED, -1) for part in history)
+    # Weights of sum one that minimise the norm of the residual; a place not yet filled gets none.
+    filled = jnp.arange(_REMEMBERED) <= iterations
+    inner = jnp.where(filled[:, None] & filled, _matmul(residuals, residuals.T), 0)
+    diagonal = jnp.where(filled, _ROUNDING * jnp.trace(inner), 1)
+    share = jnp.linalg.solve(inner + jnp.diag(diagonal), filled.astype(gram.dtype))
+    mixed = _matmul(share / jnp.sum(share), images).reshape(gram.shape)
+    usable = jnp.isfinite(jnp.linalg.cholesky(mixed + ridge)).all()
+    return jnp.where(usable, mixed, image), history
 
 
 def _solve_tangent(linear, right):

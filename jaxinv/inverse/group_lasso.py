@@ -26,6 +26,7 @@ _matmul = partial(jnp.matmul, precision="highest")
 _DAMPING = 0.1  # of Newton's matrix, relative to its diagonal, for each unit of the relative gap
 _STIFFER = 10.0  # times the damping after a step that did not descend
 _STIFFEST = 1e10
+_FEW = (64,)  # slots that mostly suffice; a step's cost grows with their square
 
 
 class GroupLassoSolution(NamedTuple):
@@ -57,9 +58,10 @@ def group_lasso(
     r"""Minimiser of $\tfrac12 \lVert B - \sum_s A_s X_s \rVert_F^2 + \lambda \sum_s \lVert X_s \rVert_F$.
 
     Every step sees all sources, for the duality gap, and moves those that are active or break their
-    condition the most, `max_active` at most. The slope is bent so that for a single source one step is exact:
-    the correlation's inverse is linear in its variance. Steps that do not descend are taken again with more
-    damping. The gap that is returned is evaluated anew from the values alone.
+    condition the most: few, until so many are active, then `max_active` at most. The slope is bent so that
+    for a single source one step is exact: the correlation's inverse is linear in its variance. Steps that do
+    not descend are taken again with more damping. The gap that is returned is evaluated anew from the values
+    alone.
 
     Args:
         gain: $A$ transposed, with norms near one.
@@ -77,9 +79,9 @@ def group_lasso(
     evaluate = partial(_evaluate, gain, target, penalty)
     rounding = 4 * jnp.finfo(gain.dtype).eps
 
-    def step(loop):
+    def step(size, loop):
         state, stiffness, steps = loop
-        slots = _working_set(state, penalty, max_active)
+        slots = _working_set(state, size)
         damping = stiffness * _DAMPING * jnp.minimum(state.gap, 1)
         trial = evaluate(_newton(gain, penalty, state, slots, damping), slots)
         descends = trial.objective <= state.objective + rounding
@@ -88,14 +90,17 @@ def group_lasso(
         stiffness = jnp.minimum(stiffness, _STIFFEST)
         return state, stiffness, steps + 1
 
-    def unfinished(loop):
+    def unfinished(size, loop):
         state, _, steps = loop
-        return (state.gap > tolerance) & (steps < max_iterations)
+        room = (jnp.sum(state.variance > 0) < size) | (size == max_active)
+        return (state.gap > tolerance) & (steps < max_iterations) & room
 
-    first = evaluate(start, jax.lax.top_k(start, max_active)[1])
+    first = evaluate(start, _largest(start, max_active))
     loop = (first, jnp.ones((), gain.dtype), jnp.asarray(0, jnp.int32))
-    state, _, steps = jax.lax.while_loop(unfinished, step, loop)
-    index = jax.lax.top_k(state.variance, max_active)[1]
+    for size in (*(few for few in _FEW if few < max_active), max_active):
+        loop = jax.lax.while_loop(partial(unfinished, size), partial(step, size), loop)
+    state, _, steps = loop
+    index = _largest(state.variance, max_active)
     value = state.variance[index][:, None, None] * state.correlation[index]
     return GroupLassoSolution(index, value, relative_gap(gain, target, penalty, index, value), steps)
 
@@ -132,10 +137,15 @@ def _correlate(gain, residual):
     return flat.reshape(*gain.shape[:2], -1)
 
 
-def _working_set(state, penalty, size):
+def _working_set(state, size):
     """Active sources first, then those whose correlation is largest."""
     score = jnp.where(state.variance > 0, jnp.inf, group_norms(state.correlation))
-    return jax.lax.top_k(score, size)[1]
+    return _largest(score, size)
+
+
+def _largest(values, size):
+    """Indices of the largest; ranked in single precision, for which alone XLA has a fast way on a CPU."""
+    return jax.lax.top_k(values.astype(jnp.float32), size)[1]
 
 
 def _evaluate(gain, target, penalty, variance, slots):
