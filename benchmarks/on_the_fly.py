@@ -4,7 +4,7 @@ python benchmarks/on_the_fly.py                                   # the head of 
 python benchmarks/on_the_fly.py --resolution 3e-3 --montage 10-5-149 --tolerances 1e-3 --cases 100 \
     --networks --name on_the_fly_149
 python benchmarks/on_the_fly.py --displacement 5e-3 --tolerances 1e-2 --networks --name on_the_fly_moved
-python benchmarks/on_the_fly.py --montage 10-20 --tolerances .5 .2 .1 .05 .02 .01 .005 .002 .001 \
+python benchmarks/on_the_fly.py --montage 10-20 --tolerances .5 .2 .1 .05 .02 .01 .005 .002 \
     --networks --name error_over_modes --picture docs/images/reduction.png
 """
 
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--montage", default="10-10-64")
     parser.add_argument("--tolerances", type=float, nargs="+", default=[1e-1, 3e-2, 1e-2])
     parser.add_argument("--displacement", type=float, default=0.0, help="of electrodes, in m")
+    parser.add_argument("--cache", type=Path, help="where finished blocks of channels are kept and looked for")
     parser.add_argument("--cases", type=int, default=20, help="held-out conductivities")
     parser.add_argument("--networks", nargs="*", default=["quick"], choices=sorted(NETWORKS))
     parser.add_argument("--name", default="on_the_fly", help="of the file with the results")
@@ -139,7 +140,9 @@ def main() -> None:
     exact = None
     for tolerance in options.tolerances:
         start = time.perf_counter()
-        reduced = jaxinv.ReducedForward.build(forward, tolerance=tolerance, displacement=options.displacement)
+        reduced = jaxinv.ReducedForward.build(
+            forward, tolerance=tolerance, displacement=options.displacement, cache=options.cache
+        )
         spent = time.perf_counter() - start
         cases = held_out(reduced, options.cases)
         if exact is None:
