@@ -20,5 +20,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "sensors": ["Contacts", "Electrodes", "SurfaceField"],
         "source_space": ["SourceSpace"],
         "spheres": ["sphere_head"],
+        "warp": ["Warp", "random_warp", "warp_head", "warp_sensors", "warp_sources"],
     },
 )  # fmt: skip

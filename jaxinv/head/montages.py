@@ -21,6 +21,11 @@ _TEN_TEN_64 = """
     PO7 PO3 POz PO4 PO8 O1 Oz O2 Iz
 """
 
+_TEN_TEN_32 = """
+    Fp1 Fp2 AF3 AF4 F7 F3 Fz F4 F8 FC5 FC1 FC2 FC6 T7 C3 Cz C4 T8
+    CP5 CP1 CP2 CP6 P7 P3 Pz P4 P8 PO3 PO4 O1 Oz O2
+"""
+
 # The 10-10 system without FT9/10, T9/10, TP9/10 (where the template sits farthest from fsaverage's
 # scalp) and Iz, and the half positions of the 10-5 system between its rows.
 _TEN_FIVE_149 = """
@@ -44,9 +49,17 @@ _TEN_FIVE_149 = """
     OI1h OI2h
 """
 
+# Those of the 149 but for the lowest at the front and back, where caps have none.
+_NOT_OF_128 = """
+    Fpz AFp7h AFp5h AFp3h AFp1h AFp2h AFp4h AFp6h AFp8h
+    POO9h POO7h POO5h POO3h POO1h POO2h POO4h POO6h POO8h POO10h OI1h OI2h
+"""
+
 MONTAGES: dict[str, tuple[str, ...]] = {
     "10-20": tuple(_TEN_TWENTY.split()),
+    "10-10-32": tuple(_TEN_TEN_32.split()),
     "10-10-64": tuple(_TEN_TEN_64.split()),
+    "10-5-128": tuple(name for name in _TEN_FIVE_149.split() if name not in _NOT_OF_128.split()),
     "10-5-149": tuple(_TEN_FIVE_149.split()),
 }
 
