@@ -155,15 +155,19 @@ def application(options) -> list[dict]:
     estimator = inverse.minimum_norm(problem.leadfields["fixed"], problem.noise_cov, snr=SNR, method="dSPM")
     apply = jax.jit(lambda estimator, sample: estimator(sample).current)
     prepared = prepare_inverse_operator(problem.operator("fixed"), 1, SNR**-2, "dSPM")
-    kernel = np.asarray(estimator.kernel)
-    row = against(
-        "dSPM",
-        lambda: np.asarray(apply(estimator, problem.data)),
-        lambda: apply_inverse(problem.evoked, prepared, SNR**-2, "dSPM", prepared=True).data,
-        10 * options.repeats,
-    )
-    (product,) = medians(10 * options.repeats, lambda: kernel @ problem.data)
-    return [{**row, "NumPy's product alone, s": product}]
+    rows = []
+    for dtype in (np.float64, np.float32):
+        cast = jax.tree.map(lambda array: array.astype(dtype), estimator)  # noqa: B023
+        row = against(
+            f"dSPM, {np.dtype(dtype).name}",
+            lambda: np.asarray(apply(cast, problem.data)),  # noqa: B023
+            lambda: apply_inverse(problem.evoked, prepared, SNR**-2, "dSPM", prepared=True).data,
+            10 * options.repeats,
+        )
+        kernel, sample = np.asarray(cast.kernel), problem.data.astype(dtype)
+        (product,) = medians(10 * options.repeats, lambda: kernel @ sample)  # noqa: B023
+        rows.append({**row, "NumPy's product alone, s": product})
+    return rows
 
 
 def sparse(options) -> list[dict]:
@@ -291,6 +295,7 @@ def batch(options) -> list[dict]:
     noise = rng.normal(size=(BATCH, *problem.data.shape)) * problem.data.std()
     data = jnp.asarray(problem.data + noise - noise.mean(axis=1, keepdims=True))
     linear = inverse.minimum_norm(leadfield, noise_cov)
+    beamformer = lambda y: inverse.lcmv(leadfield, y @ y.T / y.shape[1], noise_cov)(y).current  # noqa: E731
     lasso = inverse.lasso(leadfield, noise_cov)
     mixed_norm = inverse.mixed_norm(leadfield, noise_cov)
     sparse_bayes = inverse.sparse_bayes(leadfield, noise_cov, tolerance=1e-3)
@@ -312,7 +317,9 @@ def batch(options) -> list[dict]:
             leadfields,
         ),
         row("eLORETA of a leadfield", lambda x: inverse.solve_eloreta(x, noise_cov).kernel, leadfields),
+        row("minimum norm of a sample", lambda y: linear(y).current, data[..., 0]),
         row("minimum norm of a window", lambda y: linear(y).current, data),
+        row("LCMV of a window", beamformer, data),
         row("Lasso of a sample", lambda y: lasso.solve(y).current, data[..., 0]),
         row("MxNE of a window", lambda y: mixed_norm.solve(y).current, data),
         row("gamma-MAP of a window", lambda y: sparse_bayes.solve(y).current, data),

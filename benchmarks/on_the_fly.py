@@ -127,7 +127,9 @@ def main() -> None:
     parser.add_argument("--montage", default="10-10-64")
     parser.add_argument("--tolerances", type=float, nargs="+", default=[1e-1, 3e-2, 1e-2])
     parser.add_argument("--displacement", type=float, default=0.0, help="of electrodes, in m")
-    parser.add_argument("--cache", type=Path, help="where finished blocks of channels are kept and looked for")
+    parser.add_argument(
+        "--cache", type=Path, help="where finished blocks of channels are kept and looked for"
+    )
     parser.add_argument("--cases", type=int, default=20, help="held-out conductivities")
     parser.add_argument("--networks", nargs="*", default=["quick"], choices=sorted(NETWORKS))
     parser.add_argument("--name", default="on_the_fly", help="of the file with the results")

@@ -12,7 +12,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from jaxinv import cli
-from jaxinv.cli.commands import Command, Evaluate, Head, Run, Train, parse
+from jaxinv.cli.commands import Command, Evaluate, Head, Judge, Run, Train, parse
 from jaxinv.cli.config import RunConfig
 from jaxinv.cli.run_directory import BAD_INPUT, RunDirectory, new_run_path
 from jaxinv.training import TrainingInterrupted
@@ -47,6 +47,9 @@ def _execute(command: Command, console: Console) -> None:
     if isinstance(command, Head) and command.directory is None:
         cli.stages.build_head(command.config.head, console)
         return
+    if isinstance(command, Judge):
+        _judge(command, console)
+        return
     with _run_of(command, console) as (run, config):
         if isinstance(command, Head):
             cli.stages.begin_with_head(run, config, console)
@@ -61,6 +64,14 @@ def _execute(command: Command, console: Console) -> None:
             return
         cli.stages.evaluate_stage(run, config, forward, console)
         console.print(f"[bold]the report is {run.report}[/], the figures of each case are {run.evaluation}")
+
+
+def _judge(command: Judge, console: Console) -> None:
+    try:
+        cli.stages.judge_stage(command, console)
+    except KeyboardInterrupt:
+        console.print("[yellow]stopped[/]\nfinished results are kept; the same command goes on")
+        sys.exit(INTERRUPTED)
 
 
 @contextmanager

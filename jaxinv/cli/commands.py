@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -86,7 +86,31 @@ class Evaluate:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-Command = Run | Head | Train | Evaluate
+@dataclass(frozen=True)
+class Judge:
+    """Hold every classical method against oracles and guesses, in a frozen grid of scenarios.
+
+    On heads, leadfields and measurements that share nothing with what the methods are given but where the
+    column says so. Hours for the whole grid; what is finished is kept, and the same command goes on.
+
+    Attributes:
+        directory: where heads, results, tables and the figure are kept.
+        cases: of each cell.
+        validation: cases of each cell on which the methods are tuned.
+        scenarios: of which the cells of the grid are taken.
+    """
+
+    directory: Path = Path("runs/judge")
+    cases: int = 1000
+    validation: int = 200
+    scenarios: tuple[Literal["A", "B", "C", "D1", "D2"], ...] = ("A", "B", "C", "D1", "D2")
+
+    def __post_init__(self):
+        if self.cases < 2 or self.validation < 2:
+            raise ValueError(f"cases and validation must be 2 or more; found {self.cases}, {self.validation}")
+
+
+Command = Run | Head | Train | Evaluate | Judge
 
 
 @dataclass(frozen=True)
@@ -118,8 +142,13 @@ def parse(args: Sequence[str]) -> Command:
         | Annotated[Head, tyro.conf.subcommand("head", default=Head(**defaults))]
         | Annotated[Train, tyro.conf.subcommand("train", default=Train(**defaults))]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate", default=Evaluate(required, config.evaluation))]
+        | Annotated[Judge, tyro.conf.subcommand("judge", default=_judge(basis))]
     )
     return tyro.cli(kinds, args=list(args), prog="jaxinv", description=DESCRIPTION)
+
+
+def _judge(basis: _Basis) -> Judge:
+    return Judge() if basis.directory is None else Judge(basis.directory)
 
 
 def _saved(directory: Path | None, command: str, fallback: RunConfig) -> RunConfig:

@@ -82,7 +82,7 @@ def _pictures(run, problem, results, forward) -> list[Picture]:
     focal = scenario.score == "magnitude"
     figures = (
         (
-            cortical_maps(maps, problem.sources, f"A typical test case (number {case + 1})",
+            cortical_maps(maps, problem.heads[0].sources, f"A typical test case (number {case + 1})",
                           label="probability of being active" + (", relative" if focal else ""), focal=focal),
             f"Truth and estimates on the inflated cortex, for the test case whose cross-entropy under "
             f"{results[0].name} is the median. Grey: medial wall.",

@@ -10,12 +10,14 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from jaxinv.cli.commands import Judge
 from jaxinv.cli.config import EvaluationConfig, HeadConfig, RunConfig, SimulationConfig
 from jaxinv.cli.head_report import HeadReport
 from jaxinv.cli.run_directory import RunDirectory
 from jaxinv.cli.run_report import RunFacts, compose_report
 from jaxinv.evaluation import (
     SCENARIOS,
+    KnownHead,
     Problem,
     Result,
     Table,
@@ -26,6 +28,8 @@ from jaxinv.evaluation import (
     save_results,
     write_report,
 )
+from jaxinv.evaluation.figures import to_png
+from jaxinv.evaluation.judge import CORE_GRID, findings_on_oracles, judge, overview, tables
 from jaxinv.forward.exact import FemForward
 from jaxinv.forward.reduced import ReducedForward
 from jaxinv.head import Electrodes, HeadModel, SourceSpace, SurfaceField
@@ -36,6 +40,7 @@ from jaxinv.training.metrics_log import MetricsLog
 
 _simulate = jax.jit(simulate_batch, static_argnames=("size", "conductivities"))
 
+WIDTH_OF_TABLES = 220  # characters, in the file
 EVALUATION_STREAM = 20_000  # folded into the seed's key, away from what training splits off it
 
 
@@ -151,7 +156,8 @@ def evaluate_stage(
         problem = pose_problem(config, forward, head_facts["node_volume"])
     with timed("evaluation", console) as evaluating:
         network = network_entrant(trained, training_seconds=history[-1]["seconds"])
-        entrants = [network, *baselines(problem, lasso_cases=config.evaluation.lasso_size)]
+        smooth = problem.heads[0].prior_factor is not None
+        entrants = [network, *baselines(lasso_cases=config.evaluation.lasso_size, smooth=smooth)]
         results = evaluate(entrants, problem, seed=config.seed)
         save_results(run.evaluation, results)
     table = Table.of(results)
@@ -180,15 +186,35 @@ def pose_problem(config: RunConfig, forward: FemForward, node_volume: float | No
     sizes: EvaluationConfig = config.evaluation
     return Problem(
         scenario=SCENARIOS[config.simulation.activity],
-        leadfield=forward.leadfield(),
-        sources=forward.sources,
+        heads=(
+            KnownHead(
+                forward.leadfield(),
+                forward.sources,
+                activity.factor if isinstance(activity, HalfActiveMaps) else None,
+            ),
+        ),
         validation=_simulate(validation_key, forward, activity, noise, size=sizes.validation_size,
                             conductivities=sizes.validation_leadfields),
         test=_simulate(test_key, forward, activity, noise, size=sizes.test_size,
                       conductivities=sizes.test_leadfields),
         node_volume=node_volume,
-        prior_factor=activity.factor if isinstance(activity, HalfActiveMaps) else None,
     )  # fmt: skip
+
+
+def judge_stage(command: Judge, console: Console) -> None:
+    """Judge the classical methods; tables on the console and in a file, and a figure."""
+    cells = [cell for cell in CORE_GRID if cell.scenario in command.scenarios]
+    directory = command.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    console.print(f"everything is written to [bold]{directory}[/]")
+    verdicts = judge(directory, cells=cells, n_cases=command.cases, n_validation=command.validation)
+    with (directory / "tables.txt").open("w", encoding="utf-8") as file:
+        for shown in (console, Console(file=file, width=WIDTH_OF_TABLES)):
+            shown.print(*tables(verdicts), *findings_on_oracles(verdicts), sep="\n")
+    (directory / "overview.png").write_bytes(to_png(overview(verdicts)))
+    console.print(
+        f"the figure is [bold]{directory / 'overview.png'}[/], all of it {directory / 'judge.json'}"
+    )
 
 
 def iterations_on(problem: Problem, forward: FemForward, count: int = 2) -> tuple[int, int]:

@@ -4,18 +4,19 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxinv.evaluation.calibration import PlattScaling, activity_score, choose_threshold
-from jaxinv.evaluation.case_metrics import case_metrics
+from jaxinv.evaluation.case_metrics import case_metrics, pooled_metrics
 from jaxinv.evaluation.entrants import Entrant
+from jaxinv.evaluation.intervals import Interval, mean_interval
 from jaxinv.evaluation.problem import Problem
-from jaxinv.evaluation.scenarios import Scenario
 from jaxinv.inverse import Estimator
+from jaxinv.simulate import Batch
 
 BLOCK = 32  # cases in memory at once
 REPEATS = 20  # of a single reconstruction, for its median time
@@ -33,9 +34,10 @@ class Result:
         setting: what was chosen on validation, such as "snr = 3"; or a remark.
         threshold: decisions are probabilities at or above it.
         setup_seconds: to the estimator, from the leadfield or (a network) from nothing; compiled, without
-            the choice of the regularisation. None for a reference that sets up nothing.
+            the choice of the regularisation; of the slowest head. None for a reference that sets up nothing.
         apply_seconds: median of one reconstruction, compiled.
         probability: of each source in each test case; for figures.
+        pooled: what has a value for all cases together alone.
     """
 
     name: str
@@ -45,6 +47,13 @@ class Result:
     setup_seconds: float | None = None
     apply_seconds: float | None = None
     probability: Float[np.ndarray, "case source"] | None = field(default=None, repr=False)
+    pooled: dict[str, float] = field(default_factory=dict)
+
+    def intervals(self) -> dict[str, Interval]:
+        """Mean and 95 % bootstrap interval of each metric that is defined for a case."""
+        return {
+            key: mean_interval(values) for key, values in self.metrics.items() if not np.isnan(values).all()
+        }
 
     @property
     def n_cases(self) -> int:
@@ -53,7 +62,7 @@ class Result:
 
 
 def evaluate(entrants: Sequence[Entrant], problem: Problem, *, seed: int = 0) -> list[Result]:
-    """Evaluate every entrant, and a constant guess and chance beside them.
+    """Evaluate every entrant, and guesses beside them: a constant one, the prior and chance.
 
     Regularisation (by cross-entropy), calibration and threshold are chosen on the validation cases; every
     figure is from the test cases.
@@ -64,7 +73,7 @@ def evaluate(entrants: Sequence[Entrant], problem: Problem, *, seed: int = 0) ->
         seed: of the random decisions of the chance row.
 
     Returns:
-        The results in that order, then the two references.
+        The results in that order, then the references.
     """
     results = []
     for entrant in entrants:
@@ -76,66 +85,87 @@ def evaluate(entrants: Sequence[Entrant], problem: Problem, *, seed: int = 0) ->
 def evaluate_entrant(entrant: Entrant, problem: Problem) -> Result:
     """Tune, calibrate, time and judge one entrant; see `evaluate`.
 
-    A value of the grid whose estimates are not finite (an iteration that did not converge) is passed over,
-    with a warning.
+    It is set up anew for each head. A value of the grid whose estimates are not finite (an iteration that did
+    not converge) is passed over, with a warning.
 
     Raises:
         ValueError: if no value of the grid is left, or an estimate of a test case is not finite.
     """
-    scenario, cases = problem.scenario, slice(entrant.max_cases)
-    label = np.asarray(problem.validation.activity)[cases]
-    tuned = [
-        _tune(entrant, value, problem.validation.measurements[cases], label, scenario)
-        for value in entrant.grid
-    ]
+    scenario = problem.scenario
+    validation, test = (_first(batch, entrant.max_cases) for batch in (problem.validation, problem.test))
+    label = np.asarray(validation.activity)
+    tuned = [_tune(entrant, value, problem, validation) for value in entrant.grid]
     best = min(tuned, key=lambda candidate: candidate.loss)
     if not np.isfinite(best.loss):
         raise ValueError(
             f"{entrant.name} gave no finite estimate of the validation cases, for {entrant.grid}"
         )
     threshold = choose_threshold(best.probability, label, scenario.criterion)
-    started = time.perf_counter()
-    estimator = jax.block_until_ready(entrant.setup(best.value))
-    setup_seconds = time.perf_counter() - started + entrant.prior_seconds
-    measurements = problem.test.measurements[cases]
-    probability = best.calibrated(_raw(estimator, measurements, scenario))
+    found = _estimate(entrant, best.value, problem, test)
+    probability = best.calibrated(found.raw)
     bad = ~np.isfinite(probability).all(axis=1)
     if bad.any():
         raise ValueError(f"{entrant.name} gave estimates of {bad.sum()} test cases that are not finite")
     return Result(
         entrant.name,
-        case_metrics(
-            problem.test.activity[cases], probability, probability >= threshold, problem.sources,
-            problem.node_volume,
-        ),
-        setting=f"{entrant.parameter} = {best.value:g}" if entrant.parameter else "",
+        judged(problem, test, probability, probability >= threshold, found.raw),
+        pooled=pooled_metrics(test.activity, probability),
+        setting=f"{entrant.parameter} = {_shown(best.value)}" if entrant.parameter else "",
         threshold=threshold,
-        setup_seconds=setup_seconds,
-        apply_seconds=seconds_per_reconstruction(estimator, measurements[0]),
+        setup_seconds=found.setup_seconds + entrant.prior_seconds,
+        apply_seconds=seconds_per_reconstruction(found.estimator, test.measurements[0]),
         probability=probability,
-    )  # fmt: skip
+    )
+
+
+def judged(
+    problem: Problem,
+    cases: Batch,
+    probability: Float[np.ndarray, "case source"],
+    prediction: Bool[np.ndarray, "case source"],
+    score: Float[np.ndarray, "case source"],
+) -> dict[str, Float[np.ndarray, " case"]]:
+    """Metrics of each of the first test cases, on the sources of its head."""
+    heads, values = np.asarray(cases.head), {}
+    for head in np.unique(heads):
+        of_head = np.flatnonzero(heads == head)
+        found = case_metrics(
+            cases.activity[of_head], probability[of_head], prediction[of_head],
+            problem.heads[head].nodes, problem.node_volume, score=score[of_head],
+            focal=None if problem.focal is None else problem.focal.take(of_head),
+            prior=problem.mean_activity,
+        )  # fmt: skip
+        for key, value in found.items():
+            values.setdefault(key, np.empty(len(heads)))[of_head] = value
+    return values
 
 
 def reference_results(problem: Problem, *, seed: int = 0) -> list[Result]:
-    """What knows nothing of the measurements: a constant guess, and chance.
+    """What knows nothing of the measurements: a constant guess, the prior, and chance.
 
-    Both give the prevalence of the validation cases as probability of every source. The constant guess
-    decides that every source is active, chance draws decisions and a ranking with that prevalence.
+    The constant guess gives the prevalence of the validation cases as probability of every source and decides
+    that every source is active. The prior gives each source's own share of the validation cases; chance draws
+    decisions and a ranking at the prevalence.
     """
-    label = problem.test.activity
+    test, label = problem.test, problem.test.activity
     constant = np.full(label.shape, problem.prevalence, dtype=np.float32)
+    prior = np.broadcast_to(problem.mean_activity, label.shape)
     rng = np.random.default_rng(seed)
     ranking = rng.random(label.shape, dtype=np.float32)
-    args = (problem.sources, problem.node_volume)
-    guess = case_metrics(label, constant, np.ones(label.shape, bool), *args)
-    chance = case_metrics(label, constant, ranking < problem.prevalence, *args, score=-ranking)
+    guess = judged(problem, test, constant, np.ones(label.shape, bool), constant)
+    known = judged(problem, test, prior, prior >= 0.5, prior)
+    chance = judged(problem, test, constant, ranking < problem.prevalence, 1 - ranking)
     return [
-        Result("constant guess", guess, "all active", probability=constant),
-        Result("chance", chance, "random at the prevalence", probability=constant),
+        Result(name, found, setting, probability=probability, pooled=pooled_metrics(label, probability))
+        for name, found, setting, probability in (
+            ("constant guess", guess, "all active", constant),
+            ("prior", known, "share of validation", prior),
+            ("chance", chance, "random at the prevalence", constant),
+        )
     ]
 
 
-def seconds_per_reconstruction(estimator: Estimator, measurements: Float[Array, " channel"]) -> float:
+def seconds_per_reconstruction(estimator: Estimator, measurements: Float[Array, "channel *time"]) -> float:
     """Median wall time of one reconstruction, compiled, until its result is there."""
     jax.block_until_ready(_apply(estimator, measurements))
     times = []
@@ -160,25 +190,60 @@ class _Candidate:
         return raw if self.calibration is None else np.asarray(self.calibration(raw))
 
 
-def _tune(entrant: Entrant, value, measurements, label, scenario: Scenario) -> _Candidate:
-    estimator = entrant.setup(value)
-    raw = _raw(estimator, measurements, scenario)
-    if not np.isfinite(raw).all():
+def _tune(entrant: Entrant, value: float | None, problem: Problem, validation: Batch) -> _Candidate:
+    label = np.asarray(validation.activity)
+    found = _estimate(entrant, value, problem, validation)
+    if not np.isfinite(found.raw).all():
         logger.warning(
             "%s with %s = %s gave estimates that are not finite", entrant.name, entrant.parameter, value
         )
-        return _Candidate(value, None, raw, np.inf)
-    is_probability = jax.eval_shape(estimator, measurements[0]).probability is not None
-    calibration = None if is_probability else PlattScaling.fit(raw, label)
-    probability = raw if calibration is None else np.asarray(calibration(raw))
+        return _Candidate(value, None, found.raw, np.inf)
+    calibration = None if found.is_probability else PlattScaling.fit(found.raw, label)
+    probability = found.raw if calibration is None else np.asarray(calibration(found.raw))
     clipped = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
     loss = -np.mean(np.where(label != 0, np.log(clipped), np.log1p(-clipped)))
     return _Candidate(value, calibration, probability, float(loss))
 
 
-def _raw(estimator, measurements, scenario) -> np.ndarray:
-    """Probability of each source in each case where the estimator gives one, else a score."""
-    return np.asarray(_scores(estimator, jnp.asarray(measurements), scenario.score))
+@dataclass(frozen=True)
+class _Estimates:
+    """What an entrant makes of cases: probabilities or scores, and the seconds of its slowest set-up."""
+
+    raw: np.ndarray
+    is_probability: bool
+    setup_seconds: float
+    estimator: Estimator
+
+
+def _estimate(entrant: Entrant, value: float | None, problem: Problem, cases: Batch) -> _Estimates:
+    heads, raw, seconds = np.asarray(cases.head), None, []
+    for head in np.unique(heads):
+        given = problem.given(int(head))
+        started = time.perf_counter()
+        estimator = jax.block_until_ready(entrant.setup(given, value))
+        seconds.append(time.perf_counter() - started)
+        of_head = np.flatnonzero(heads == head)
+        found = np.asarray(
+            _scores(
+                estimator,
+                cases.measurements[of_head],
+                problem.scenario.score,
+                BLOCK if entrant.together else 1,
+            )
+        )
+        raw = np.empty((len(heads), found.shape[1]), found.dtype) if raw is None else raw
+        raw[of_head] = found
+    is_probability = jax.eval_shape(estimator, cases.measurements[0]).probability is not None
+    return _Estimates(raw, is_probability, max(seconds), estimator)
+
+
+def _shown(value) -> str:
+    """A value of a grid, or several together."""
+    return ", ".join(f"{part:g}" for part in (value if isinstance(value, tuple) else (value,)))
+
+
+def _first(batch: Batch, count: int | None) -> Batch:
+    return jax.tree.map(lambda values: values[:count], batch)
 
 
 @jax.jit
@@ -190,8 +255,7 @@ def _score_of(estimate, kind):
     return activity_score(estimate.current, kind) if estimate.probability is None else estimate.probability
 
 
-def _scores_of_all(estimator, measurements, kind):
-    return jax.lax.map(lambda y: _score_of(estimator(y), kind), measurements, batch_size=BLOCK)
-
-
-_scores = jax.jit(_scores_of_all, static_argnames="kind")
+@partial(jax.jit, static_argnums=(2, 3))
+def _scores(estimator, measurements, kind, together):
+    score = lambda y: _score_of(estimator(y), kind)  # noqa: E731
+    return jax.lax.map(score, measurements, batch_size=together if together > 1 else None)

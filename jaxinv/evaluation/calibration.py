@@ -13,28 +13,32 @@ Labels = Num[np.ndarray, "case source"] | Bool[np.ndarray, "case source"]
 
 
 def activity_score(
-    current: Float[Array, " source"] | Float[Array, "source 3"], kind: Literal["signed", "magnitude"]
+    current: Float[Array, "source *orientation_and_time"], kind: Literal["signed", "magnitude"]
 ) -> Float[Array, " source"]:
     """What orders the sources of one case by how active they seem, free of the case's amplitude.
 
     Args:
-        current: an estimate, in A m, of fixed or free orientation.
+        current: an estimate, in A m, of fixed or free orientation, of one sample or several.
         kind: "signed" where a larger current means active and a smaller one inactive (half-active maps,
-            their mean subtracted); "magnitude" where any current means active (focal sources). The norm of
-            a free orientation has no sign and needs "magnitude".
+            their mean subtracted); "magnitude" where any current means active (focal sources). The norm over
+            orientations and samples has no sign and needs "magnitude".
 
     Returns:
         The score, divided by its root mean square over sources; zeros stay zeros.
 
     Raises:
-        ValueError: for an unknown kind, or a signed score of a free orientation.
+        ValueError: for an unknown kind, or a signed score of free orientation or several samples.
     """
     if kind not in ("signed", "magnitude"):
         raise ValueError(f'kind must be "signed" or "magnitude", not {kind!r}')
     current = jnp.asarray(current, dtype=jnp.float32)
-    if current.ndim == 2:
+    if current.ndim > 1:
         if kind == "signed":
-            raise ValueError('a current of free orientation has no sign: use kind="magnitude"')
+            raise ValueError(
+                'a current of free orientation or of several samples has no sign: use kind="magnitude"'
+            )
+        current = current.reshape(len(current), -1)
+        current = current / jnp.max(jnp.abs(current), initial=jnp.finfo(current.dtype).tiny)
         current = jnp.linalg.norm(current, axis=1)
     largest = jnp.max(jnp.abs(current))
     score = current / jnp.where(largest > 0, largest, 1.0)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from jaxinv import metrics
+from jaxinv.evaluation.problem import FocalTruth
 from jaxinv.head import SourceSpace
 
 
@@ -43,11 +44,18 @@ METRICS: tuple[Metric, ...] = (
     Metric("recall", "recall", "higher"),
     Metric("f1", "F1", "higher"),
     Metric("bce", "BCE", "lower", "nats"),
+    Metric("skill", "BCE skill", "higher"),
     Metric("average_precision", "AP", "higher"),
+    Metric("area_under_curve", "AUC", "higher"),
     Metric("localisation_error", "loc. error", "lower", "mm", 1e3, 1),
     Metric("node_volume_error", "volume error (nodes)", "lower", "cm³", 1e6, 2),
     Metric("cortex_volume_error", "volume error (cortex)", "lower", "cm³", 1e6, 2),
+    Metric("peak_error", "peak error", "lower", "mm", 1e3, 1),
+    Metric("assigned_error", "assigned error", "lower", "mm", 1e3, 1),
+    Metric("earth_movers_distance", "EMD", "lower", "mm", 1e3, 1),
+    Metric("spatial_dispersion", "dispersion", "lower", "mm", 1e3, 1),
 )
+SEPARATION = 20e-3  # m, between the peaks that are assigned to true sources
 
 
 def metric(key: str) -> Metric:
@@ -70,6 +78,8 @@ def case_metrics(
     node_volume: float | None = None,
     *,
     score: Float[Array, "case source"] | None = None,
+    focal: FocalTruth | None = None,
+    prior: Float[np.ndarray, " source"] | None = None,
 ) -> dict[str, Float[np.ndarray, " case"]]:
     """Every metric that can be computed, for every case, in SI units.
 
@@ -79,19 +89,53 @@ def case_metrics(
         prediction: decisions.
         sources: positions; area and thickness, where given, for the volume of cortex.
         node_volume: the paper's mean volume of a node, in m³.
-        score: what orders the sources for the average precision; the probability when None.
+        score: what orders the sources, 0 or more where `focal` is given; the probability when None.
+        focal: true sources, where they are few: errors of peaks, dispersion and transport.
+        prior: probability of each source before anything is measured; the skill is against it.
     """
-    score = probability if score is None else score
+    score = jnp.asarray(probability if score is None else score, jnp.float32)
+    label = jnp.asarray(label, jnp.float32)
     positions = jnp.asarray(sources.positions, jnp.float32)
     patch = None
     if sources.area is not None and sources.thickness is not None:
         patch = jnp.asarray(np.asarray(sources.area) * np.asarray(sources.thickness), jnp.float32)
     node = None if node_volume is None else jnp.asarray(node_volume, jnp.float32)
     values = _all_cases(
-        jnp.asarray(label, jnp.float32), jnp.asarray(probability, jnp.float32), jnp.asarray(prediction),
-        jnp.asarray(score, jnp.float32), positions, node, patch,
-    )  # fmt: skip
+        label, jnp.asarray(probability, jnp.float32), jnp.asarray(prediction), score, positions, node, patch
+    )
+    if focal is not None:
+        places, present = jnp.asarray(focal.positions, jnp.float32), jnp.asarray(focal.present)
+        values |= _focal_cases(score, positions, places, present)
+        values["earth_movers_distance"] = [
+            metrics.earth_movers_distance(*case, np.asarray(positions))
+            for case in zip(np.asarray(label), np.asarray(score))
+        ]
+    if prior is not None:
+        reference = jax.vmap(metrics.binary_cross_entropy, in_axes=(0, None))(label, jnp.asarray(prior))
+        values["skill"] = metrics.skill(np.asarray(values["bce"]), float(jnp.mean(reference)))
     return {m.key: np.asarray(values[m.key], dtype=np.float64) for m in METRICS if m.key in values}
+
+
+def pooled_metrics(
+    label: Num[Array, "case source"], probability: Float[Array, "case source"]
+) -> dict[str, float]:
+    """What has a value for all cases together alone: the expected calibration error."""
+    return {
+        "calibration_error": metrics.expected_calibration_error(np.asarray(probability), np.asarray(label))
+    }
+
+
+@jax.jit
+def _focal_cases(score, positions, places, present):
+    def one(case):
+        s, x, there = case
+        return {
+            "peak_error": metrics.peak_error(s, positions, x, there),
+            "assigned_error": metrics.assigned_localisation_error(s, positions, x, there, SEPARATION),
+            "spatial_dispersion": metrics.spatial_dispersion(s, positions, x, there),
+        }
+
+    return jax.lax.map(one, (score, places, present), batch_size=16)
 
 
 @jax.jit
@@ -105,6 +149,7 @@ def _all_cases(label, probability, prediction, score, positions, node, patch):
             "f1": metrics.f1(y, d),
             "bce": metrics.binary_cross_entropy(y, p),
             "average_precision": metrics.average_precision(y, s),
+            "area_under_curve": metrics.area_under_curve(y, s),
             "localisation_error": metrics.localisation_error(y, d, positions),
         }
         if node is not None:

@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxinv.evaluation.problem import Problem
+from jaxinv.evaluation.problem import Given
 from jaxinv.inverse import Estimate, Estimator, LinearEstimator, lasso, minimum_norm, minimum_norm_kernel
 from jaxinv.training import TrainedNetwork
 
 SNR_GRID = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 ALPHA_GRID = (0.02, 0.1, 0.5)
 LASSO_GAP = 1e-3  # relative duality gap: far below what moves a decision
+
+Setting = float | tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -23,19 +25,23 @@ class Entrant:
 
     Attributes:
         name: in the table.
-        setup: the estimator for one value of `grid`. An estimate without a probability is calibrated.
-        grid: values of the one parameter that is chosen on validation, by cross-entropy.
-        parameter: what that parameter is called; "" where there is none.
+        setup: the estimator from what it is given and one value of `grid`. An estimate without a probability
+            is calibrated.
+        grid: values of the one parameter, or of a few together, chosen on validation by cross-entropy.
+        parameter: what is chosen; "" where there is nothing.
         max_cases: only the first so many validation and test cases, for slow methods; None takes all.
         prior_seconds: time spent before `setup`, such as training; counted with the set-up.
+        together: whether cases are estimated many at once, or one after the other, which suits methods that
+            iterate or factor a matrix for each case.
     """
 
     name: str
-    setup: Callable[[float | None], Estimator]
-    grid: tuple[float | None, ...] = (None,)
+    setup: Callable[[Given, Setting], Estimator]
+    grid: tuple[Setting, ...] = (None,)
     parameter: str = ""
     max_cases: int | None = None
     prior_seconds: float = 0.0
+    together: bool = True
 
 
 @flax.struct.dataclass
@@ -50,9 +56,10 @@ class StandardisedEstimator:
     estimator: Estimator
     offset: Float[Array, " channel"]
 
-    def __call__(self, measurements: Float[Array, " channel"]) -> Estimate:
+    def __call__(self, measurements: Float[Array, "channel *time"]) -> Estimate:
         """Estimate up to the amplitude of the measurement, which the score does not see either."""
-        y = measurements.astype(jnp.float32) - self.offset
+        offset = self.offset.reshape(-1, *(1,) * (jnp.ndim(measurements) - 1))
+        y = measurements.astype(jnp.float32) - offset
         y = y / jnp.max(jnp.abs(y))
         return self.estimator(y / jnp.sqrt(jnp.mean(y**2)))
 
@@ -73,46 +80,60 @@ class NetworkEstimator:
         return Estimate(current=logits, probability=jax.nn.sigmoid(logits))
 
 
-def baselines(problem: Problem, *, lasso_cases: int = 100) -> tuple[Entrant, ...]:
-    """MNE, sLORETA and Lasso on the nominal leadfield, and what a linear inverse can do at its best.
+def standardised(
+    make: Callable[[Given, Setting], Estimator],
+) -> Callable[[Given, Setting], StandardisedEstimator]:
+    """For `Entrant.setup`: an inverse for measurements of zero mean and unit root mean square."""
+    return lambda given, value: StandardisedEstimator(make(given, value), given.offset)
+
+
+def baselines(*, lasso_cases: int = 100, smooth: bool = True) -> tuple[Entrant, ...]:
+    """MNE, sLORETA and Lasso on the leadfield that is given, and what a linear inverse can do at its best.
 
     MNE and sLORETA take the sources for independent. Where the covariance of the currents is known, a minimum
     norm with it is added: the best linear estimate of such currents on the nominal head, which knows what the
     network learns of the maps' smoothness.
 
     Args:
-        problem: whose leadfield, noise and mean they are given.
         lasso_cases: how many cases the Lasso, which iterates, is evaluated on.
+        smooth: whether the covariance of the currents is known.
     """
-    leadfield, offset, noise_cov = problem.leadfield, problem.mean_measurement, problem.noise_cov
 
     def minimum_norm_entrant(method: str) -> Entrant:
-        def setup(snr):
-            return StandardisedEstimator(minimum_norm(leadfield, noise_cov, snr=snr, method=method), offset)
+        def make(given, snr):
+            return minimum_norm(given.leadfield, given.noise_cov, snr=snr, method=method)
 
-        return Entrant(method, setup, SNR_GRID, "snr")
-
-    def lasso_setup(alpha):
-        return StandardisedEstimator(lasso(leadfield, noise_cov, alpha=alpha, tolerance=LASSO_GAP), offset)
-
-    def smooth_setup(snr):
-        factor = problem.prior_factor
-        inner = minimum_norm_kernel(jnp.matmul(leadfield, factor, precision="highest"), noise_cov, snr=snr)
-        kernel = jnp.matmul(factor, inner, precision="highest")
-        return StandardisedEstimator(LinearEstimator(kernel), offset)
+        return Entrant(method, standardised(make), SNR_GRID, "snr")
 
     found = (
         minimum_norm_entrant("MNE"),
         minimum_norm_entrant("sLORETA"),
-        Entrant("Lasso", lasso_setup, ALPHA_GRID, "alpha", max_cases=lasso_cases),
+        Entrant("Lasso", standardised(_lasso), ALPHA_GRID, "alpha", lasso_cases, together=False),
     )
-    if problem.prior_factor is None:
+    if not smooth:
         return found
-    return (*found, Entrant("MNE, true smoothness", smooth_setup, SNR_GRID, "snr"))
+    return (*found, Entrant("MNE, true smoothness", standardised(smooth_minimum_norm), SNR_GRID, "snr"))
+
+
+def _lasso(given: Given, alpha: float) -> Estimator:
+    return lasso(given.leadfield, given.noise_cov, alpha=alpha, tolerance=LASSO_GAP)
+
+
+def smooth_minimum_norm(given: Given, snr: float) -> LinearEstimator:
+    """The minimum norm that is told the covariance of the currents.
+
+    Raises:
+        ValueError: if it is not known.
+    """
+    if given.prior_factor is None:
+        raise ValueError("the covariance of the currents is not known: problem.heads have no prior_factor")
+    gain = jnp.matmul(given.leadfield, given.prior_factor, precision="highest")
+    inner = minimum_norm_kernel(gain, given.noise_cov, snr=snr)
+    return LinearEstimator(jnp.matmul(given.prior_factor, inner, precision="highest"))
 
 
 def network_entrant(
     trained: TrainedNetwork, *, name: str = "U-Net", training_seconds: float = 0.0
 ) -> Entrant:
     """A trained network; its training counts as set-up."""
-    return Entrant(name, lambda _: NetworkEstimator(trained), prior_seconds=training_seconds)
+    return Entrant(name, lambda given, _: NetworkEstimator(trained), prior_seconds=training_seconds)

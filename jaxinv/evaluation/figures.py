@@ -63,7 +63,7 @@ def cortical_maps(
             its largest value.
     """
     colours = SPOTS if focal else HALVES
-    figure = _figure(10.4, 1.62 * len(maps) + 1.1)
+    figure = new_figure(10.4, 1.62 * len(maps) + 1.1)
     axes = figure.subplots(len(maps), len(VIEWS), squeeze=False)
     figure.subplots_adjust(left=0.1, right=0.91, top=1 - 0.75 / figure.get_figheight(), bottom=0.01,
                            wspace=0.0, hspace=0.02)  # fmt: skip
@@ -113,7 +113,7 @@ def learning_curve(history: Sequence[Mapping[str, float | None]], references: Ma
         history: rows of `metrics.jsonl`.
         references: cross-entropy of other methods on the test cases, in nats.
     """
-    figure = _figure(8.4, 4.4)
+    figure = new_figure(8.4, 4.4)
     axis = figure.subplots()
     step = np.array([row["step"] for row in history])
     axis.plot(step, [row["train_loss"] for row in history], color=PALETTE[0], alpha=0.35, lw=1,
@@ -158,7 +158,7 @@ def reliability(
         probabilities: of the first test cases, by method.
         label: the truth.
     """
-    figure = _figure(9.6, 4.0)
+    figure = new_figure(9.6, 4.0)
     axis, histogram = figure.subplots(1, 2)
     edges = np.linspace(0, 1, 16)
     axis.plot([0, 1], [0, 1], color=GRID, lw=2, zorder=0)
@@ -185,7 +185,7 @@ def comparison(
     results: Sequence[Result], keys: Sequence[str] = ("bce", "average_precision", "accuracy")
 ) -> Figure:
     """Means and 95 % intervals of all methods, a panel for each metric."""
-    figure = _figure(9.6, 0.34 * len(results) + 1.3)
+    figure = new_figure(9.6, 0.34 * len(results) + 1.3)
     axes = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
     names = [result.name for result in results]
     for axis, m in zip(axes, map(metric, keys)):
@@ -211,7 +211,7 @@ def head_sections(head: HeadModel, electrodes: Float[np.ndarray, "electrode 3"])
         head: of tetrahedra.
         electrodes: positions, in m.
     """
-    figure = _figure(10.4, 4.3)
+    figure = new_figure(10.4, 4.3)
     spare = iter(PALETTE[1:] * len(head.tissue_names))
     colours = {name: TISSUE_COLOURS.get(name) or next(spare) for name in head.tissue_names}
     by_label = np.array([to_rgb(colour) for colour in colours.values()])
@@ -234,7 +234,8 @@ def head_sections(head: HeadModel, electrodes: Float[np.ndarray, "electrode 3"])
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure that needs no display."""
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure

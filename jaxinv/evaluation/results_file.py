@@ -18,6 +18,7 @@ def save_results(path: str | Path, results: Sequence[Result]) -> None:
             "threshold": result.threshold,
             "setup_seconds": result.setup_seconds,
             "apply_seconds": result.apply_seconds,
+            "pooled": {key: float(value) for key, value in result.pooled.items()},
             "metrics": {key: _numbers(values) for key, values in result.metrics.items()},
         }
         for result in results

@@ -2,7 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import dijkstra
 
 _CHUNK = 256  # sources whose distances to all others are in memory at once
@@ -24,11 +24,7 @@ def geodesic_neighbours(
         Indices, int32, and distances in m, float32, each row from near to far (the source itself at 0).
         Rows are padded with the index `source` (one past the last) at distance infinity.
     """
-    positions, faces = np.asarray(positions, dtype=np.float64), np.asarray(faces)
-    n_sources = len(positions)
-    edges = _edges(faces)
-    length = np.linalg.norm(positions[edges[:, 0]] - positions[edges[:, 1]], axis=1)
-    graph = coo_array((length, (edges[:, 0], edges[:, 1])), shape=(n_sources, n_sources)).tocsr()
+    n_sources, graph = len(positions), surface_graph(positions, faces)
     rows = []
     for start in range(0, n_sources, _CHUNK):
         sources = np.arange(start, min(start + _CHUNK, n_sources))
@@ -43,6 +39,14 @@ def geodesic_neighbours(
     for i, (near, along) in enumerate(rows):
         index[i, : len(near)], distance[i, : len(near)] = near, along
     return index, distance
+
+
+def surface_graph(positions: Float[np.ndarray, "source 3"], faces: Int[np.ndarray, "face 3"]) -> csr_array:
+    """The edges of a surface with their lengths, as a graph (source, source), each edge once."""
+    positions, faces = np.asarray(positions, dtype=np.float64), np.asarray(faces)
+    edges = _edges(faces)
+    length = np.linalg.norm(positions[edges[:, 0]] - positions[edges[:, 1]], axis=1)
+    return coo_array((length, (edges[:, 0], edges[:, 1])), shape=(len(positions),) * 2).tocsr()
 
 
 def _edges(faces):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinv.evaluation import SCENARIOS, Problem
+from jaxinv.evaluation import SCENARIOS, KnownHead, Problem
 from jaxinv.head import Electrodes, SourceSpace
 from jaxinv.head.fsaverage import fsaverage_electrodes, mid_surface
 from jaxinv.simulate import HalfActiveMaps, WhiteNoise, simulate_batch
@@ -62,10 +62,8 @@ def problem(forward) -> Problem:
     validation_key, test_key = jax.random.split(jax.random.key(0))
     return Problem(
         scenario=SCENARIOS["half-active"],
-        leadfield=forward.leadfield(),
-        sources=forward.sources,
+        heads=(KnownHead(forward.leadfield(), forward.sources, activity.factor),),
         validation=simulate(validation_key, forward, activity, noise),
         test=simulate(test_key, forward, activity, noise),
         node_volume=1e-8,
-        prior_factor=activity.factor,
     )

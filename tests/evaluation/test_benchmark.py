@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinv.evaluation import SCENARIOS, Entrant, baselines, better_than, evaluate, evaluate_entrant, findings
+from jaxinv.evaluation import (
+    SCENARIOS,
+    Entrant,
+    KnownHead,
+    baselines,
+    better_than,
+    evaluate,
+    evaluate_entrant,
+    findings,
+)
 from jaxinv.evaluation.case_metrics import metric
 from jaxinv.inverse import Estimate
 from jaxinv.simulate import Dipoles, Patches, WhiteNoise, simulate_batch
@@ -35,10 +44,8 @@ def oracle(problem, sure):
 
 @pytest.fixture(scope="module")
 def results(problem):
-    network = Entrant("oracle", lambda _: oracle(problem, 0.9), prior_seconds=100.0)
-    return {
-        result.name: result for result in evaluate([network, *baselines(problem, lasso_cases=32)], problem)
-    }
+    network = Entrant("oracle", lambda given, _: oracle(problem, 0.9), prior_seconds=100.0)
+    return {result.name: result for result in evaluate([network, *baselines(lasso_cases=32)], problem)}
 
 
 def test_who_knows_the_truth_decides_without_error(results, problem):
@@ -69,8 +76,8 @@ def test_a_linear_inverse_that_is_told_the_smoothness_beats_one_that_is_not(resu
         assert better_than(told["bce"], results[name].metrics["bce"], metric("bce")).verdict == "beats"
 
 
-def test_the_baselines_of_other_activity_are_told_nothing_of_it(problem):
-    names = [entrant.name for entrant in baselines(dataclasses.replace(problem, prior_factor=None))]
+def test_the_baselines_of_other_activity_are_told_nothing_of_it():
+    names = [entrant.name for entrant in baselines(smooth=False)]
     assert names == ["MNE", "sLORETA", "Lasso"]
 
 
@@ -81,10 +88,8 @@ def test_focal_sources_are_ranked_by_magnitude(problem, forward, key, name):
     validation, test = (
         simulate(k, forward, activity, WhiteNoise((20.0, 20.0))) for k in jax.random.split(key)
     )
-    focal = dataclasses.replace(
-        problem, scenario=SCENARIOS[name], validation=validation, test=test, prior_factor=None
-    )
-    results = {r.name: r.metrics for r in evaluate(baselines(focal)[:2], focal)}
+    focal = dataclasses.replace(problem, scenario=SCENARIOS[name], validation=validation, test=test)
+    results = {r.name: r.metrics for r in evaluate(baselines(smooth=False)[:2], focal)}
     for method in ("MNE", "sLORETA"):
         for metric_key in ("bce", "average_precision"):
             better = better_than(
@@ -112,7 +117,7 @@ def test_a_slow_method_is_given_the_first_cases_alone(results):
 
 
 def test_the_same_seed_gives_the_same_figures(results, problem):
-    again = {r.name: r for r in evaluate(baselines(problem, lasso_cases=32)[:1], problem)}
+    again = {r.name: r for r in evaluate(baselines(lasso_cases=32)[:1], problem)}
     for name in ("MNE", "chance"):
         for key, values in again[name].metrics.items():
             np.testing.assert_array_equal(values, results[name].metrics[key])
@@ -129,12 +134,12 @@ def test_baselines_do_not_see_the_amplitude(problem):
         )
 
     loud = dataclasses.replace(problem, validation=louder(problem.validation), test=louder(problem.test))
-    ours, theirs = (evaluate_entrant(baselines(p)[0], p) for p in (problem, loud))
+    ours, theirs = (evaluate_entrant(baselines()[0], p) for p in (problem, loud))
     np.testing.assert_allclose(ours.probability, theirs.probability, atol=2e-3)
 
 
 def test_the_regularisation_is_the_best_of_the_grid_on_validation(problem):
-    entrant = baselines(problem)[0]
+    entrant = baselines()[0]
     best = evaluate_entrant(entrant, problem)
     swapped = dataclasses.replace(problem, test=problem.validation)
     losses = {
@@ -148,18 +153,22 @@ def test_estimates_that_are_not_finite_are_refused(problem):
     @flax.struct.dataclass
     class Broken:
         def __call__(self, measurements):
-            return Estimate(jnp.full(problem.leadfield.shape[1], jnp.nan))
+            return Estimate(jnp.full(problem.heads[0].leadfield.shape[1], jnp.nan))
 
     with pytest.raises(ValueError, match="broken gave no finite estimate"):
-        evaluate_entrant(Entrant("broken", lambda _: Broken()), problem)
-    mne = baselines(problem)[0]
-    partly = dataclasses.replace(mne, setup=lambda snr: Broken() if snr < 50 else mne.setup(snr))
+        evaluate_entrant(Entrant("broken", lambda given, _: Broken()), problem)
+    mne = baselines()[0]
+    partly = dataclasses.replace(
+        mne, setup=lambda given, snr: Broken() if snr < 50 else mne.setup(given, snr)
+    )
     assert evaluate_entrant(partly, problem).setting == "snr = 100"
 
 
 def test_cases_that_do_not_fit_the_leadfield_are_refused(problem):
     with pytest.raises(ValueError, match="validation has 19 channels"):
-        dataclasses.replace(problem, leadfield=problem.leadfield[:, 1:])
+        dataclasses.replace(
+            problem, heads=(KnownHead(problem.heads[0].leadfield[:, 1:], problem.heads[0].sources),)
+        )
 
 
 def test_measurements_of_a_solve_that_failed_are_refused(problem):

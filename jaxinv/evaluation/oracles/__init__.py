@@ -1,0 +1,20 @@
+"""Bayes oracles: the best possible answer of each scenario, to be held beside every method's."""
+
+from jaxinv.evaluation.oracles.binary import BinaryMapOracle, MapSamples, binary_map_oracle
+from jaxinv.evaluation.oracles.dictionary import DipoleOracle, dipole_oracle
+from jaxinv.evaluation.oracles.maps import GaussianMapOracle, binary_map_baseline, signed_map_oracle
+from jaxinv.evaluation.oracles.marginal import MarginalMapOracle, MarginalSolution, marginal_map_oracle
+
+__all__ = [
+    "BinaryMapOracle",
+    "DipoleOracle",
+    "GaussianMapOracle",
+    "MapSamples",
+    "MarginalMapOracle",
+    "MarginalSolution",
+    "binary_map_baseline",
+    "binary_map_oracle",
+    "dipole_oracle",
+    "marginal_map_oracle",
+    "signed_map_oracle",
+]
