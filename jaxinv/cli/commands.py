@@ -98,12 +98,14 @@ class Judge:
         cases: of each cell.
         validation: cases of each cell on which the methods are tuned.
         scenarios: of which the cells of the grid are taken.
+        cells: names of those that are judged, as the results have them; all of the scenarios' when empty.
     """
 
     directory: Path = Path("runs/judge")
     cases: int = 1000
     validation: int = 200
     scenarios: tuple[Literal["A", "B", "C", "D1", "D2"], ...] = ("A", "B", "C", "D1", "D2")
+    cells: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.cases < 2 or self.validation < 2:

@@ -204,6 +204,10 @@ def pose_problem(config: RunConfig, forward: FemForward, node_volume: float | No
 def judge_stage(command: Judge, console: Console) -> None:
     """Judge the classical methods; tables on the console and in a file, and a figure."""
     cells = [cell for cell in CORE_GRID if cell.scenario in command.scenarios]
+    unknown = set(command.cells) - {cell.name for cell in cells}
+    if unknown:
+        raise ValueError(f"no cell is called {sorted(unknown)}; there are {[cell.name for cell in cells]}")
+    cells = [cell for cell in cells if not command.cells or cell.name in command.cells]
     directory = command.directory
     directory.mkdir(parents=True, exist_ok=True)
     console.print(f"everything is written to [bold]{directory}[/]")

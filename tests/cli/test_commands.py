@@ -2,7 +2,7 @@ import pytest
 
 from jaxinv.cli import stages
 from jaxinv.cli.cli import main
-from jaxinv.cli.commands import Evaluate, Head, Run, Train, parse
+from jaxinv.cli.commands import Evaluate, Head, Judge, Run, Train, parse
 from jaxinv.cli.config import PRESETS, EvaluationConfig, RunConfig
 from jaxinv.cli.run_directory import RunDirectory
 
@@ -14,7 +14,7 @@ def no_work(monkeypatch, tmp_path):
     def work(*args, **kwargs):
         pytest.fail("work began")
 
-    for stage in ("build_head", "begin_with_head", "build_forward"):
+    for stage in ("judge", "build_head", "begin_with_head", "build_forward"):
         monkeypatch.setattr(stages, stage, work)
     monkeypatch.chdir(tmp_path)
 
@@ -51,6 +51,11 @@ def test_a_run_that_is_gone_on_with_keeps_its_settings(tmp_path):
     assert changed.evaluation == EvaluationConfig(test_size=32, lasso_size=8)
 
 
+def test_the_judge_takes_a_part_of_the_grid(tmp_path):
+    args = ["judge", "--directory", str(tmp_path), "--cases", "50", "--scenarios", "A", "D1"]
+    assert parse(args) == Judge(tmp_path, 50, scenarios=("A", "D1"))
+
+
 @pytest.mark.parametrize("command", ["run", "head", "train", "evaluate"])
 def test_help_speaks_of_each_setting(capsys, command):
     with pytest.raises(SystemExit) as exit_:
@@ -68,13 +73,15 @@ def test_help_lists_the_commands(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     text = capsys.readouterr().out
-    for word in ("run", "head", "train", "evaluate", "report.html"):
+    for word in ("run", "head", "train", "evaluate", "judge", "report.html"):
         assert word in text
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["judge", "--cells", "A_own"], "no cell is called ['A_own']; there are ['A_crime_cap-64_10dB',"),
+        (["judge", "--cases", "1"], "cases and validation must be 2 or more"),
         (["run", "--preset", "slow"], "unknown preset 'slow'; there are 'quick' and 'paper'"),
         (["run", "--head.resolution", "4"], "head.resolution must lie between 0.001 and 0.01 m, not 4"),
         (["run", "--head.montage", "10-30"], "10-30"),

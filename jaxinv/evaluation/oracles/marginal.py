@@ -8,19 +8,18 @@ prior and a Gaussian that comes closer to the posterior. Every draw counts, weig
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
-from jax.scipy.special import logsumexp, ndtr
-from jax.scipy.stats import norm
+from jax.scipy.special import ndtr
 from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
 from scipy.stats import qmc
 
+from jaxinv.evaluation.oracles.importance import Rounds, draw_mixture, log_weights, proposal
 from jaxinv.evaluation.oracles.maps import probability_above_zero
 from jaxinv.evaluation.oracles.whitened import checked
 from jaxinv.inverse import Estimate
@@ -30,11 +29,6 @@ from jaxinv.inverse.whitening import whitener
 
 _matmul = partial(jnp.matmul, precision="highest")
 
-_DEFENSIVE = 0.2  # share of the later draws that come from the prior
-_SPREAD = 1.2  # standard deviation of the others, over that found
-_LEAST_STD = 0.01  # of the others; that of the prior is one
-_FEWEST = 30  # effective draws that tempering leaves for a mean and covariance, at least
-_HALVINGS = 20  # by which the temperature is found
 _EDGE = 1e-6  # of the unit interval, that draws keep off
 
 
@@ -201,15 +195,6 @@ def _log_evidence(inverse_root, white):
     return jnp.sum(jnp.log(jnp.diagonal(inverse_root, axis1=-2, axis2=-1)), axis=-1) - explained / 2
 
 
-class _State(NamedTuple):
-    """Draws of all rounds with their evidence, and proposals of the later ones; zeros before they come."""
-
-    draws: Float[Array, "draw tissue"]
-    evidence: Float[Array, " draw"]
-    means: Float[Array, "round tissue"]
-    roots: Float[Array, "round tissue tissue"]
-
-
 @jax.jit
 def _solve(oracle, measurements):
     white = _matmul(oracle.whitener, measurements)
@@ -217,7 +202,7 @@ def _solve(oracle, measurements):
     fields_at = partial(_whitened_fields, oracle)
     n_first, n_tissues = oracle.first.shape
     n_later = oracle.n_rounds * oracle.n_draws
-    state = _State(
+    state = Rounds(
         jnp.concatenate([oracle.first, jnp.zeros((n_later, n_tissues), white.dtype)]),
         jnp.pad(_log_evidence(oracle.first_roots, white), (0, n_later)),
         jnp.zeros((oracle.n_rounds, n_tissues), white.dtype),
@@ -225,11 +210,11 @@ def _solve(oracle, measurements):
     )
 
     def search(number, state):
-        mean, root = _proposal(state.draws, _log_weight(state, number, oracle))
-        new = _draw(jax.random.fold_in(key, number), mean, root, oracle.n_draws)
+        mean, root = proposal(state.draws, log_weights(state, number, n_first, oracle.n_draws))
+        new = draw_mixture(jax.random.fold_in(key, number), mean, root, oracle.n_draws)
         found = jax.lax.map(lambda draw: _log_evidence(_inverse_root(fields_at(draw)), white), new)
         start = n_first + number * oracle.n_draws
-        return _State(
+        return Rounds(
             jax.lax.dynamic_update_slice_in_dim(state.draws, new, start, 0),
             jax.lax.dynamic_update_slice_in_dim(state.evidence, found, start, 0),
             state.means.at[number].set(mean),
@@ -238,7 +223,7 @@ def _solve(oracle, measurements):
 
     if oracle.n_rounds:
         state = jax.lax.fori_loop(0, oracle.n_rounds, search, state)
-    draws, log_weight = state.draws, _log_weight(state, oracle.n_rounds, oracle)
+    draws, log_weight = state.draws, log_weights(state, oracle.n_rounds, len(oracle.first), oracle.n_draws)
     weight = jnp.exp(log_weight)
     place = ((jnp.arange(oracle.n_kept) + 0.5) / oracle.n_kept).astype(weight.dtype)
     chosen = jnp.minimum(jnp.searchsorted(jnp.cumsum(weight), place), len(weight) - 1)
@@ -272,56 +257,3 @@ def _posterior(node_factor, fields, white):
     mean = _matmul(node_factor, _matmul(half.T, _matmul(inverse_root, white)))
     explained = jnp.sum(_matmul(half, node_factor.T) ** 2, axis=0)
     return mean, jnp.sqrt(jnp.maximum(jnp.sum(node_factor**2, axis=1) - explained, 0))
-
-
-def _log_weight(state, n_rounds, oracle):
-    """Of each draw of so many rounds, normalised: prior times evidence over the mixture of all proposals."""
-    n_first = len(oracle.first)
-    prior = jnp.sum(norm.logpdf(state.draws), axis=1)
-    proposed = jax.vmap(partial(_log_normal, state.draws))(state.means, state.roots)
-    proposed = proposed + jnp.log((1 - _DEFENSIVE) * oracle.n_draws).astype(prior.dtype)
-    drew = jnp.arange(len(state.means)) < n_rounds
-    n_prior = (n_first + _DEFENSIVE * oracle.n_draws * n_rounds) * jnp.ones((), prior.dtype)
-    parts = jnp.concatenate([(jnp.log(n_prior) + prior)[None], jnp.where(drew[:, None], proposed, -jnp.inf)])
-    log_weight = state.evidence + prior - logsumexp(parts, axis=0)
-    there = jnp.arange(len(state.draws)) < n_first + n_rounds * oracle.n_draws
-    log_weight = jnp.where(there, log_weight, -jnp.inf)
-    return log_weight - logsumexp(log_weight)
-
-
-def _proposal(draws, log_weight):
-    """Mean and Cholesky factor of the weighted draws, tempered until enough of them count."""
-
-    def effective(power):
-        weight = _tempered(log_weight, power)
-        return 1 / jnp.sum(weight**2)
-
-    def halve(_, bounds):
-        middle = (bounds[0] + bounds[1]) / 2
-        enough = effective(middle) >= _FEWEST
-        return jnp.where(enough, middle, bounds[0]), jnp.where(enough, bounds[1], middle)
-
-    zero, one = jnp.zeros((), log_weight.dtype), jnp.ones((), log_weight.dtype)
-    power = jax.lax.fori_loop(0, _HALVINGS, halve, (zero, one))[0]
-    weight = _tempered(log_weight, jnp.where(effective(one) >= _FEWEST, one, power))
-    mean = _matmul(weight, draws)
-    cov = _matmul((weight[:, None] * (draws - mean)).T, draws - mean)
-    return mean, jnp.linalg.cholesky(_SPREAD**2 * cov + _LEAST_STD**2 * jnp.eye(len(mean), dtype=cov.dtype))
-
-
-def _tempered(log_weight, power):
-    """Weights, of sum one; nothing where there is no draw yet."""
-    return jax.nn.softmax(jnp.where(jnp.isneginf(log_weight), -jnp.inf, power * log_weight))
-
-
-def _draw(key, mean, root, n_draws):
-    """Of the mixture of the prior and a Gaussian."""
-    first, second = jax.random.split(key)
-    normal = jax.random.normal(first, (n_draws, len(mean)), mean.dtype)
-    of_prior = jax.random.uniform(second, (n_draws, 1), mean.dtype) < _DEFENSIVE
-    return jnp.where(of_prior, normal, mean + _matmul(normal, root.T))
-
-
-def _log_normal(draws, mean, root):
-    scaled = solve_triangular(root, (draws - mean).T, lower=True)
-    return jnp.sum(norm.logpdf(scaled), axis=0) - jnp.sum(jnp.log(jnp.diagonal(root)))

@@ -11,6 +11,7 @@ from scipy.stats import norm
 from jaxinv.evaluation.oracles import marginal_map_oracle, signed_map_oracle
 
 N_CHANNELS, RANK = 6, 10
+FEW = {"n_first": 64, "n_rounds": 1, "n_kept": 16}
 
 
 @flax.struct.dataclass
@@ -40,7 +41,7 @@ def problem():
 def test_a_box_of_one_point_is_a_known_head(problem):
     field_of, nodes, noise_cov, data = problem
     point = np.array([0.5, 0.2])
-    found = marginal_map_oracle(field_of, point, point, nodes, noise_cov, n_first=32, n_rounds=1).solve(data)
+    found = marginal_map_oracle(field_of, point, point, nodes, noise_cov, **FEW).solve(data)
     known = signed_map_oracle(field_of(point), nodes, noise_cov)(data)
     np.testing.assert_allclose(found.probability, known.probability, atol=1e-10)
     np.testing.assert_allclose(found.std, known.std, atol=1e-8)
@@ -51,14 +52,14 @@ def test_a_box_of_one_point_is_a_known_head(problem):
 def test_it_is_an_integral_over_the_box(problem, free):
     """Against a dense midpoint rule over the logarithms."""
     field_of, nodes, noise_cov, data = problem
-    low, high, n = np.array([0.2, 0.1]), np.array([2.0, 4.0]), 60
+    low, high, n = np.array([0.2, 0.1]), np.array([2.0, 4.0]), 40
     high[[k for k in range(2) if k not in free]] = low[[k for k in range(2) if k not in free]]
     middle = (np.arange(n) + 0.5) / n
     grid = np.stack([axis.ravel() for axis in np.meshgrid(middle, middle)], axis=1)
     points = low * (high / low) ** grid
     pseudo = np.linalg.pinv(noise_cov, 1e-8)
     root = np.linalg.cholesky(pseudo + 1e-13 * np.eye(N_CHANNELS)).T
-    for measured in data.T:
+    for measured in data.T[:2]:
         logs, active = [], []
         for point in points:
             white = root @ np.asarray(field_of(point))
@@ -98,12 +99,11 @@ def _powers(parts, conductivity):
 def test_it_jits_and_vmaps(problem):
     field_of, nodes, noise_cov, data = problem
     low, high = np.array([0.2, 0.1]), np.array([2.0, 4.0])
-    oracle = marginal_map_oracle(field_of, low, high, nodes, noise_cov, n_first=64, n_rounds=1, n_kept=16)
-    found = oracle(data)
-    assert found.probability.shape == found.current.shape == (8, 3)
+    oracle = marginal_map_oracle(field_of, low, high, nodes, noise_cov, **FEW)
+    found = oracle.solve(data)
+    assert found.probability.shape == found.std.shape == (8, 3)
     many = jax.jit(jax.vmap(lambda oracle, y: oracle(y), in_axes=(None, 0)))(oracle, data.T)
     np.testing.assert_allclose(many.probability, found.probability.T, atol=1e-8)
-    np.testing.assert_allclose(oracle(data[:, 0]).probability, found.probability[:, 0], atol=1e-8)
 
 
 @pytest.mark.parametrize(
