@@ -17,6 +17,7 @@ from jaxinv.inverse import Estimator
 from jaxinv.simulate.activity import NOMINAL_MOMENT
 
 BINARY_CASES = 48  # of an oracle that samples
+TOGETHER = 32  # cases at once
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _probabilities(posed: Posed, drawn: Drawn, oracle: Oracle) -> Float[np.ndarr
 
 @jax.jit
 def _apply(estimator, measurements):
-    found = jax.lax.map(lambda y: estimator(y).probability, measurements)
+    found = jax.lax.map(lambda y: estimator(y).probability, measurements, batch_size=TOGETHER)
     return found if found.ndim == 2 else found[..., 0]  # of a window, the same at all times
 
 
