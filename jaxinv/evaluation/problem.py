@@ -124,9 +124,12 @@ class Problem:
 
     @property
     def mean_activity(self) -> Float[np.ndarray, " source"]:
-        """Share of the validation cases in which each source is active, softened by one case of all."""
+        """Share of the validation cases in which each source is active, drawn towards the prevalence.
+
+        As if as many more cases had been seen as have one active source in the mean.
+        """
         active = np.asarray(self.validation.activity, np.float64)
-        return ((active.sum(axis=0) + self.prevalence) / (len(active) + 1)).astype(np.float32)
+        return ((active.sum(axis=0) + 1) / (len(active) + 1 / active.mean())).astype(np.float32)
 
     def given(self, head: int) -> Given:
         """What the methods are told of a head."""

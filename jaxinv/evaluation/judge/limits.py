@@ -12,10 +12,12 @@ from jaxinv.evaluation.benchmark import Result, judged
 from jaxinv.evaluation.calibration import choose_threshold
 from jaxinv.evaluation.case_metrics import pooled_metrics
 from jaxinv.evaluation.judge.cases import Drawn, Posed, temporal_factor
+from jaxinv.evaluation.judge.world import World
 from jaxinv.evaluation.oracles import binary_map_oracle, dipole_oracle, signed_map_oracle
 from jaxinv.inverse import Estimator
 from jaxinv.simulate.activity import NOMINAL_MOMENT
 
+PLACES = np.array([[4, 1, 1], [1, 4, 1], [1, 1, 4], [2, 2, 2]]) / 6  # in a triangle, for equal areas
 BINARY_CASES = 48  # of an oracle that samples
 TOGETHER = 32  # cases at once
 
@@ -105,11 +107,27 @@ def _dipole(posed: Posed, world: int, draw: int) -> Estimator:
     if cell.n_times > 1:
         course = temporal_factor(cell.n_times)
         course = course @ course.T
-    weight = None if cell.knowledge == "crime" else np.asarray(place.surface.area)
+    fields, carried, weight = place.leadfields[draw] * NOMINAL_MOMENT, place.carried, None
+    if cell.knowledge != "crime":
+        fields, carried, weight = _between_vertices(place, fields)
     return dipole_oracle(
-        place.leadfields[draw] * NOMINAL_MOMENT, place.carried, place.n_nodes, place.noise_cov,
-        10 ** (cell.snr_db / 10), course_cov=course, weight=weight,
+        fields, carried, place.n_nodes, place.noise_cov, 10 ** (cell.snr_db / 10),
+        course_cov=course, weight=weight,
     )  # fmt: skip
+
+
+def _between_vertices(world: World, fields: Float[np.ndarray, "channel vertex"]):
+    """Fields of dipoles at four places of every triangle, the nodes they are carried to, and their areas.
+
+    Interpolated, as both place and normal are between the corners; their amplitude does not matter.
+    """
+    faces, points = np.asarray(world.surface.faces), np.asarray(world.surface.positions)
+    corners = points[faces]
+    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    between = np.concatenate([fields[:, faces] @ share for share in PLACES], axis=1)
+    nearest = np.concatenate([faces[:, np.argmax(share)] for share in PLACES])
+    weight = np.tile(np.linalg.norm(across, axis=1), len(PLACES))
+    return between, world.carried[nearest], weight
 
 
 ORACLES: dict[str, Oracle] = {
