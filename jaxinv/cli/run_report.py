@@ -77,7 +77,9 @@ def _pictures(run, problem, results, forward) -> list[Picture]:
     judged = [result for result in results if result.threshold is not None]
     maps = {"truth": label[case], **{result.name: result.probability[case] for result in judged}}
     losses = {
-        result.name: float(result.metrics["bce"].mean()) for result in results[1:] if result.name != "chance"
+        result.name: float(result.metrics["bce"].mean())
+        for result in results[1:]
+        if result.name not in ("prior", "chance")
     }
     focal = scenario.score == "magnitude"
     figures = (
