@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.linalg import circulant
 from scipy.sparse.csgraph import dijkstra
 
 from jaxinv.evaluation.judge.cells import Cell
@@ -18,6 +19,7 @@ from jaxinv.simulate.activity import NOMINAL_MOMENT
 MOST_GENERATORS = 4
 COUNTS = {"A": (1, 1), "B": (2, 4), "C": (1, 4)}  # generators, fewest and most
 RADIUS = (10e-3, 30e-3)  # m, of patches
+AMPLITUDE = (0.5, 1.5)  # of generators, over the nominal moment
 HIGHEST_CORRELATION = 0.9  # of the courses of scenario B
 SMOOTHNESS = 5.0  # samples over which a course is correlated
 PRIOR_DRAWS = 256  # of maps, for their mean power
@@ -208,7 +210,7 @@ def patches(
 
 def _courses(rng, n, cell) -> Float[np.ndarray, "generator time"]:
     """Amplitudes from a half to one and a half with a sign each, times smooth courses of unit power."""
-    amplitude = rng.uniform(0.5, 1.5, (n, 1)) * rng.choice([-1.0, 1.0], (n, 1))
+    amplitude = rng.uniform(*AMPLITUDE, (n, 1)) * rng.choice([-1.0, 1.0], (n, 1))
     if cell.n_times == 1:
         return amplitude
     shared = rng.uniform(0, HIGHEST_CORRELATION) if cell.scenario == "B" else 0.0
@@ -216,10 +218,15 @@ def _courses(rng, n, cell) -> Float[np.ndarray, "generator time"]:
     return amplitude * (np.sqrt(shared) * white[:1] + np.sqrt(1 - shared) * white[1:])
 
 
-def temporal_factor(n_times: int) -> Float[np.ndarray, "time time"]:
-    """Of a course's covariance over samples: squared-exponential, of unit variance."""
+def temporal_cov(n_times: int) -> Float[np.ndarray, "time time"]:
+    """Of a course over samples: squared-exponential, of unit variance."""
     time = np.arange(n_times)
-    values, vectors = np.linalg.eigh(np.exp(-((time[:, None] - time) ** 2) / (2 * SMOOTHNESS**2)))
+    return np.exp(-((time[:, None] - time) ** 2) / (2 * SMOOTHNESS**2))
+
+
+def temporal_factor(n_times: int) -> Float[np.ndarray, "time time"]:
+    """Of `temporal_cov`."""
+    values, vectors = np.linalg.eigh(temporal_cov(n_times))
     return vectors * np.sqrt(np.maximum(values, 0))
 
 
@@ -227,12 +234,21 @@ def _noise(cell: Cell, world: World, rng: np.random.Generator) -> Float[np.ndarr
     """Of unit variance in the mean."""
     white = rng.normal(size=(world.noise_factor.shape[1], cell.n_times))
     if cell.noise == "1/f":
-        frequency = np.maximum(np.arange(cell.n_times // 2 + 1), 1)
-        shape = frequency**-0.5
-        white = np.fft.irfft(np.fft.rfft(white) * shape, cell.n_times)
-        kept = np.concatenate([shape, shape[1 : (cell.n_times + 1) // 2]])  # of both signs of the frequency
-        white = white / np.sqrt(np.mean(kept**2))
+        white = np.fft.irfft(np.fft.rfft(white) * np.sqrt(_pink_spectrum(cell.n_times)), cell.n_times)
     return world.noise_factor @ white
+
+
+def noise_course_cov(cell: Cell) -> Float[np.ndarray, "time time"]:
+    """Covariance of the noise over the samples of a window; its variance is one."""
+    if cell.noise != "1/f":
+        return np.eye(cell.n_times)
+    return circulant(np.fft.irfft(_pink_spectrum(cell.n_times), cell.n_times))
+
+
+def _pink_spectrum(n_times: int) -> Float[np.ndarray, " frequency"]:
+    """1/f, and of unit power over the frequencies of both signs."""
+    power = 1 / np.maximum(np.arange(n_times // 2 + 1), 1)
+    return power / np.mean(np.concatenate([power, power[1 : (n_times + 1) // 2]]))
 
 
 def _generator(seed: int, *names: object) -> np.random.Generator:

@@ -2,24 +2,57 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Protocol
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
+from scipy.sparse import csr_array, vstack
 
 from jaxinv.evaluation.benchmark import Result, judged
 from jaxinv.evaluation.calibration import choose_threshold
 from jaxinv.evaluation.case_metrics import pooled_metrics
-from jaxinv.evaluation.judge.cases import Drawn, Posed, temporal_factor
+from jaxinv.evaluation.judge.cases import (
+    AMPLITUDE,
+    COUNTS,
+    RADIUS,
+    Drawn,
+    Posed,
+    noise_course_cov,
+    patches,
+    temporal_cov,
+)
 from jaxinv.evaluation.judge.world import World
-from jaxinv.evaluation.oracles import binary_map_oracle, dipole_oracle, signed_map_oracle
+from jaxinv.evaluation.oracles import (
+    BinaryMapOracle,
+    FewSourcesOracle,
+    binary_map_oracle,
+    dipole_oracle,
+    few_sources_oracle,
+    signed_map_oracle,
+)
 from jaxinv.inverse import Estimator
 from jaxinv.simulate.activity import NOMINAL_MOMENT
 
 PLACES = np.array([[4, 1, 1], [1, 4, 1], [1, 1, 4], [2, 2, 2]]) / 6  # in a triangle, for equal areas
-BINARY_CASES = 48  # of an oracle that samples
+N_ATOMS = 20_000  # drawn for the dictionary of patches
+N_OTHERS = 500  # drawn besides, to see what the atoms leave out
+SAMPLED_CASES = 48  # of an oracle that samples
 TOGETHER = 32  # cases at once
+SAMPLED_TOGETHER = 4
+DICTIONARY_BLOCK = 1000  # patches at once
+
+
+class Bound(Protocol):
+    """An oracle of one leadfield, for measurements over the level of their noise."""
+
+    def __call__(
+        self, measurements: Float[Array, "channel *time"], level: Float[Array, ""]
+    ) -> tuple[Float[Array, " node"], Float[Array, ""]]:
+        """Probabilities of the nodes, and by how much their cross-entropy is too large, in nats a node."""
 
 
 @dataclass(frozen=True)
@@ -28,56 +61,90 @@ class Oracle:
 
     Attributes:
         name: in the table, with whether it is exact.
-        make: the estimator of cases on one leadfield, for noise of unit variance.
+        make: what is bound to the cases on one leadfield of one world.
         max_cases: only the first so many.
+        together: cases at once.
     """
 
     name: str
-    make: Callable[[Posed, int, int], Estimator]
+    make: Callable[[Posed, int, int], Bound]
     max_cases: int | None = None
+    together: int = TOGETHER
 
 
 def oracle_result(posed: Posed) -> Result | None:
     """What the oracle of a cell reaches on the test cases; None for scenario B, which has none.
 
-    Its threshold is chosen on the validation cases, as every method's.
+    Its threshold is chosen on the validation cases, as every method's. Its error, in nats a node, is among
+    the pooled metrics.
     """
     oracle = ORACLES.get(posed.cell.scenario)
     if oracle is None:
         return None
-    probability = {
-        name: _probabilities(posed, getattr(posed, name), oracle) for name in ("validation", "test")
-    }
+    validation, _ = _probabilities(posed, posed.validation, oracle)
     label = np.asarray(posed.problem.validation.activity)[: oracle.max_cases]
-    threshold = choose_threshold(probability["validation"], label, posed.problem.scenario.criterion)
-    found = probability["test"]
+    threshold = choose_threshold(validation, label, posed.problem.scenario.criterion)
+    found, error = _probabilities(posed, posed.test, oracle)
     cases = jax.tree.map(lambda values: values[: oracle.max_cases], posed.problem.test)
     return Result(
         oracle.name,
         judged(posed.problem, cases, found, found >= threshold, found),
-        pooled=pooled_metrics(cases.activity, found),
+        pooled={**pooled_metrics(cases.activity, found), "sampling_error": float(error.mean())},
         threshold=threshold,
         probability=found,
     )
 
 
-def _probabilities(posed: Posed, drawn: Drawn, oracle: Oracle) -> Float[np.ndarray, "case node"]:
-    measured = np.asarray(drawn.batch.measurements)[: oracle.max_cases]
-    level = drawn.noise_level[: oracle.max_cases].reshape(-1, *(1,) * (measured.ndim - 1))
-    scaled = jnp.asarray(measured / level, jnp.float32)
+def _probabilities(
+    posed: Posed, drawn: Drawn, oracle: Oracle
+) -> tuple[Float[np.ndarray, "case node"], Float[np.ndarray, " case"]]:
+    level = jnp.asarray(drawn.noise_level[: oracle.max_cases], jnp.float32)
+    measured = drawn.batch.measurements[: oracle.max_cases]
+    scaled = measured / level.reshape(-1, *(1,) * (measured.ndim - 1))
     group = np.stack([drawn.world, drawn.draw], axis=1)[: oracle.max_cases]
-    found = np.empty((len(scaled), posed.worlds[0].n_nodes), np.float32)
+    found, error = np.empty((len(scaled), posed.worlds[0].n_nodes), np.float32), np.empty(len(scaled))
     for world, draw in np.unique(group, axis=0):
         cases = np.flatnonzero((group == (world, draw)).all(axis=1))
-        estimator = oracle.make(posed, int(world), int(draw))
-        found[cases] = _apply(estimator, scaled[cases])
-    return found
+        bound = oracle.make(posed, int(world), int(draw))
+        found[cases], error[cases] = _apply(bound, scaled[cases], level[cases], oracle.together)
+    return found, error
 
 
-@jax.jit
-def _apply(estimator, measurements):
-    found = jax.lax.map(lambda y: estimator(y).probability, measurements, batch_size=TOGETHER)
-    return found if found.ndim == 2 else found[..., 0]  # of a window, the same at all times
+@partial(jax.jit, static_argnums=3)
+def _apply(bound, measurements, level, together):
+    return jax.lax.map(lambda case: bound(*case), (measurements, level), batch_size=together)
+
+
+@flax.struct.dataclass
+class _Exact:
+    """An oracle that does not sample, for noise of unit variance. A pytree."""
+
+    estimator: Estimator
+
+    def __call__(self, measurements, level):
+        return self.estimator(measurements).probability, 0.0
+
+
+@flax.struct.dataclass
+class _Sampled:
+    """Half-active maps, for noise of unit variance. A pytree."""
+
+    oracle: BinaryMapOracle
+
+    def __call__(self, measurements, level):
+        found = self.oracle.solve(measurements)
+        return found.probability, found.error
+
+
+@flax.struct.dataclass
+class _Few:
+    """A few generators of the nominal moment; the noise of each case has its own level. A pytree."""
+
+    oracle: FewSourcesOracle
+
+    def __call__(self, measurements, level):
+        found = self.oracle.replace(amplitude=1 / level).solve(measurements)
+        return found.probability, found.error
 
 
 def _level(posed: Posed, world: int, draw: int) -> float:
@@ -89,37 +156,79 @@ def _level(posed: Posed, world: int, draw: int) -> float:
     raise ValueError(f"no case lies in world {world} with leadfield {draw}")
 
 
-def _signed(posed: Posed, world: int, draw: int) -> Estimator:
+def _signed(posed: Posed, world: int, draw: int) -> Bound:
     place = posed.worlds[world]
     fields = (place.leadfields[draw] * (place.moment / _level(posed, world, draw))) @ place.field_factor
-    return signed_map_oracle(fields, place.node_factor, place.noise_cov)
+    return _Exact(signed_map_oracle(fields, place.node_factor, place.noise_cov))
 
 
-def _binary(posed: Posed, world: int, draw: int) -> Estimator:
+def _binary(posed: Posed, world: int, draw: int) -> Bound:
     place = posed.worlds[world]
     leadfield = place.leadfields[draw] * (place.moment / _level(posed, world, draw))
-    return binary_map_oracle(leadfield, place.field_factor, place.node_factor, place.noise_cov)
+    return _Sampled(binary_map_oracle(leadfield, place.field_factor, place.node_factor, place.noise_cov))
 
 
-def _dipole(posed: Posed, world: int, draw: int) -> Estimator:
+def _dipole(posed: Posed, world: int, draw: int) -> Bound:
     place, cell = posed.worlds[world], posed.cell
-    course = None
-    if cell.n_times > 1:
-        course = temporal_factor(cell.n_times)
-        course = course @ course.T
+    course = temporal_cov(cell.n_times) if cell.n_times > 1 else None
     fields, carried, weight = place.leadfields[draw] * NOMINAL_MOMENT, place.carried, None
     if cell.knowledge != "crime":
         fields, carried, weight = _between_vertices(place, fields)
-    return dipole_oracle(
+    return _Exact(dipole_oracle(
         fields, carried, place.n_nodes, place.noise_cov, 10 ** (cell.snr_db / 10),
         course_cov=course, weight=weight,
-    )  # fmt: skip
+    ))  # fmt: skip
+
+
+def _patches(posed: Posed, world: int, draw: int) -> Bound:
+    """Of patches drawn as those of the cases are."""
+    place, cell = posed.worlds[world], posed.cell
+    inside, nodes = _patch_dictionary(place)
+    fields = (inside @ (place.leadfields[draw] * place.moment).T).T
+    fields, others = fields[:, :N_ATOMS], fields[:, N_ATOMS:]
+    course, noise_course = None, None
+    if cell.n_times > 1:
+        course = np.mean(np.linspace(*AMPLITUDE, 1001) ** 2) * temporal_cov(cell.n_times)
+        noise_course = noise_course_cov(cell)
+    noise_cov = place.noise_cov + 10 ** (cell.snr_db / 10) * _left_out(fields, others)
+    return _Few(few_sources_oracle(
+        fields, nodes[:N_ATOMS], noise_cov, COUNTS[cell.scenario],
+        spread=(AMPLITUDE[1] - AMPLITUDE[0]) / np.sqrt(12), course_cov=course, noise_course_cov=noise_course,
+    ))  # fmt: skip
+
+
+def _left_out(fields, others):
+    """Covariance of what patches have that no atom has, for signals of unit power.
+
+    It counts as noise; else one patch would be taken for several.
+    """
+    unit = fields / np.linalg.norm(fields, axis=0)
+    nearest = unit[:, np.argmax(np.abs(unit.T @ others), axis=0)]
+    rest = others - nearest * np.sum(nearest * others, axis=0)
+    return rest @ rest.T / np.sum(others**2) * len(fields)
+
+
+@lru_cache(maxsize=3)
+def _patch_dictionary(world: World) -> tuple[csr_array, csr_array]:
+    """Vertices of patches, and the nodes that each makes active: atoms, then others."""
+    rng = np.random.default_rng(0)
+    area = np.asarray(world.surface.area)
+    count = N_ATOMS + N_OTHERS
+    centres = rng.choice(len(area), count, p=area / area.sum())
+    radius = rng.uniform(*RADIUS, count)
+    inside = vstack([
+        csr_array(patches(world, centres[at : at + DICTIONARY_BLOCK], radius[at : at + DICTIONARY_BLOCK]))
+        for at in range(0, count, DICTIONARY_BLOCK)
+    ], format="csr")  # fmt: skip
+    half = ((world.carry @ inside.T).T >= 0.5).astype(np.float32)
+    own = csr_array((np.ones(count), (np.arange(count), world.carried[centres])), half.shape)
+    return inside, csr_array((half + own) > 0)
 
 
 def _between_vertices(world: World, fields: Float[np.ndarray, "channel vertex"]):
     """Fields of dipoles at four places of every triangle, the nodes they are carried to, and their areas.
 
-    Interpolated, as both place and normal are between the corners; their amplitude does not matter.
+    Interpolated, as both place and normal are between the corners.
     """
     faces, points = np.asarray(world.surface.faces), np.asarray(world.surface.positions)
     corners = points[faces]
@@ -132,6 +241,7 @@ def _between_vertices(world: World, fields: Float[np.ndarray, "channel vertex"])
 
 ORACLES: dict[str, Oracle] = {
     "A": Oracle("oracle (dense dictionary)", _dipole),
+    "C": Oracle("oracle (sampled dictionary)", _patches, SAMPLED_CASES, SAMPLED_TOGETHER),
     "D1": Oracle("oracle (exact)", _signed),
-    "D2": Oracle("oracle (sampled)", _binary, BINARY_CASES),
+    "D2": Oracle("oracle (sampled)", _binary, SAMPLED_CASES),
 }

@@ -9,6 +9,8 @@ import numpy as np
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
+from jaxinv.evaluation.oracles.monte_carlo import excess_loss
+
 _matmul = partial(jnp.matmul, precision="highest")
 
 _FIRST_STEP = 0.1
@@ -158,7 +160,6 @@ def _summary(sums, n_sweeps, accepted):
     halves = sums[:, 0].sum(axis=0).reshape(2, n_chains // 2, -1).sum(axis=1)
     total = n_chains * n_sweeps
     one, other = (halves + 0.5) / (total / 2 + 1)
-    divergence = one * jnp.log(one / other) + (1 - one) * jnp.log((1 - one) / (1 - other))
     mean, square = sums[:, 1:].sum(axis=(0, 2)) / total
     means, squares = jnp.moveaxis(sums[:, 1:] / counts[:, None, None, None], 1, 0)
     within = jnp.mean(squares - means**2, axis=(0, 1))
@@ -168,6 +169,6 @@ def _summary(sums, n_sweeps, accepted):
         mean=mean,
         std=jnp.sqrt(jnp.maximum(square - mean**2, 0)),
         r_hat=jnp.sqrt(1 + between / jnp.where(within > 0, within, 1)),
-        error=jnp.mean(divergence) / 4,
+        error=excess_loss(one, other),
         accepted=accepted,
     )

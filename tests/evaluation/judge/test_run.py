@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from jaxinv.evaluation import Entrant, standardised
-from jaxinv.evaluation.judge import Cell, findings_on_oracles, judge, overview, tables
+from jaxinv.evaluation.judge import Cell, findings_on_oracles, judge, limits, overview, tables
 from jaxinv.evaluation.judge.classical import classical_entrants
 from jaxinv.evaluation.judge.run import digest
 from jaxinv.inverse import minimum_norm
 
 LENGTH = 40e-3
-CELLS = (Cell("A", 10), Cell("D1", 20, "crime", correlation_length=LENGTH), Cell("B", 5, n_times=50))
+SAMPLED = 8  # cases of an oracle that samples
+CELLS = (Cell("A", 10), Cell("D1", 20, "crime", correlation_length=LENGTH), Cell("C", 10))
 
 
 def mine(given, snr):
@@ -23,15 +24,19 @@ ENTRANT = Entrant("mine", standardised(mine), (1.0, 3.0), "snr")
 
 @pytest.fixture(scope="module")
 def verdicts(judge_directory, protocol):
-    return judge(
-        judge_directory,
-        [ENTRANT],
-        cells=CELLS,
-        n_cases=40,
-        n_validation=30,
-        protocol=protocol,
-        progress=False,
-    )
+    sampled = dataclasses.replace(limits.ORACLES["C"], max_cases=SAMPLED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "N_ATOMS", 2000)
+        patch.setitem(limits.ORACLES, "C", sampled)
+        return judge(
+            judge_directory,
+            [ENTRANT],
+            cells=CELLS,
+            n_cases=40,
+            n_validation=30,
+            protocol=protocol,
+            progress=False,
+        )
 
 
 def test_every_cell_has_the_method_the_guesses_and_its_oracle(verdicts):
@@ -39,8 +44,9 @@ def test_every_cell_has_the_method_the_guesses_and_its_oracle(verdicts):
     guesses = ["constant guess", "prior", "chance"]
     assert names[0] == ["mine", *guesses, "oracle (dense dictionary)"]
     assert names[1] == ["mine", *guesses, "oracle (exact)"]
-    assert names[2] == ["mine", *guesses]
-    assert all(result.n_cases == 40 for verdict in verdicts for result in verdict.results)
+    assert names[2] == ["mine", *guesses, "oracle (sampled dictionary)"]
+    cases = [[result.n_cases for result in verdict.results] for verdict in verdicts]
+    assert cases == [[40] * 5, [40] * 5, [40, 40, 40, 40, SAMPLED]]
 
 
 def test_no_method_beats_its_oracle_and_methods_beat_guesses(verdicts):
@@ -112,7 +118,7 @@ def test_the_hash_follows_cell_heads_and_sizes(protocol):
 
 def test_there_are_tables_for_each_scenario_and_a_figure(verdicts):
     titles = [table.title for table in tables(verdicts)]
-    assert {title.split(":")[0] for title in titles} == {"A", "B", "D1"}
+    assert {title.split(":")[0] for title in titles} == {"A", "C", "D1"}
     assert len(overview(verdicts).axes) == 3
 
 
