@@ -6,6 +6,8 @@ python benchmarks/on_the_fly.py --resolution 3e-3 --montage 10-5-149 --tolerance
 python benchmarks/on_the_fly.py --displacement 5e-3 --tolerances 1e-2 --networks --name on_the_fly_moved
 python benchmarks/on_the_fly.py --montage 10-20 --tolerances .5 .2 .1 .05 .02 .01 .005 .002 \
     --networks --name error_over_modes --picture docs/images/reduction.png
+python benchmarks/on_the_fly.py --tolerances .1 --cases 3 --networks paper --updates 18 \
+    --name on_the_fly_paper
 """
 
 import argparse
@@ -31,8 +33,7 @@ from jaxinv.training import TrainConfig, train
 jax.config.update("jax_enable_x64", True)
 
 BATCH = 64
-TRAINING = TrainConfig(updates=60, warmup=10, evaluate_every=60, checkpoint_every=60, patience=None,
-                       batch_size=BATCH, validation_size=64, validation_leadfields=2)  # fmt: skip
+TRAINING = TrainConfig(warmup=1, patience=None, batch_size=BATCH, validation_size=64, validation_leadfields=2)
 NETWORKS = {"quick": UNetConfig.quick, "paper": UNetConfig.paper}
 
 
@@ -96,12 +97,12 @@ def costs(reduced: jaxinv.ReducedForward) -> dict:
     }
 
 
-def training_rates(reduced: jaxinv.ReducedForward, network: str) -> dict:
-    """Samples a second with a leadfield for every sample, and with one for all."""
+def training_rates(reduced: jaxinv.ReducedForward, network: str, updates: int) -> dict:
+    """Samples a second with a leadfield for every sample, and with one for many."""
     activity, noise = HalfActiveMaps.build(reduced.sources, 20e-3), WhiteNoise((20.0, 20.0))
-    fixed = replace(TRAINING, updates_per_leadfield=TRAINING.updates // 6)
+    fresh = replace(TRAINING, updates=updates, evaluate_every=updates, checkpoint_every=updates)
     rates = {}
-    for name, config in (("fresh", TRAINING), ("fixed", fixed)):
+    for name, config in (("fresh", fresh), ("fixed", replace(fresh, updates_per_leadfield=updates // 6))):
         with tempfile.TemporaryDirectory() as directory:
             result = train(reduced, activity, noise, NETWORKS[network](), config, Path(directory) / "run")
         rates[name] = BATCH * float(np.median([row["rate"] for row in result.history[2:]]))
@@ -132,6 +133,7 @@ def main() -> None:
     )
     parser.add_argument("--cases", type=int, default=20, help="held-out conductivities")
     parser.add_argument("--networks", nargs="*", default=["quick"], choices=sorted(NETWORKS))
+    parser.add_argument("--updates", type=int, default=60, help="of each training, 18 or more")
     parser.add_argument("--name", default="on_the_fly", help="of the file with the results")
     parser.add_argument("--picture", type=Path, help="where to draw error and bound over the modes")
     options = parser.parse_args()
@@ -162,7 +164,7 @@ def main() -> None:
     if options.picture:
         draw(rows, options.picture)
     for network in options.networks:
-        training.append(training_rates(reduced, network))
+        training.append(training_rates(reduced, network, options.updates))
     if training:
         print_rows("Training, samples a second", training, console)
     size = {"nodes": head.mesh.n_nodes, "channels": sensors.n_channels, "sources": sources.n_sources,

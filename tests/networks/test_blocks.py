@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from jaxinv.networks import AttentionGate, ResidualBlock, TransposedConvolution
-from jaxinv.networks.blocks import crop
+from jaxinv.networks.blocks import Convolution, crop
 
 
 @pytest.fixture
@@ -15,8 +15,18 @@ def features(key):
 
 def test_a_residual_block_without_its_last_convolution_is_the_identity(features):
     block = ResidualBlock(6, 6, rngs=nnx.Rngs(0))
-    block.conv_out.kernel[...] = jnp.zeros_like(block.conv_out.kernel[...])
+    block.conv_out.taps.kernel[...] = jnp.zeros_like(block.conv_out.taps.kernel[...])
     np.testing.assert_array_equal(block(features), features)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_a_convolution_is_the_one_of_lax(features, kernel_size):
+    layer = Convolution(6, 4, kernel_size=kernel_size, rngs=nnx.Rngs(0))
+    kernel = layer.taps.kernel[...].reshape(kernel_size, 6, 4)
+    expected = jax.lax.conv_general_dilated(
+        features, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+    )
+    np.testing.assert_allclose(layer(features), expected, atol=1e-5)
 
 
 def test_samples_of_a_batch_do_not_see_each_other(features):
