@@ -29,7 +29,7 @@ from jaxinv.evaluation import (
     write_report,
 )
 from jaxinv.evaluation.figures import to_png
-from jaxinv.evaluation.judge import CORE_GRID, findings_on_oracles, judge, overview, tables
+from jaxinv.evaluation.judge import CORE_GRID, findings_on_oracles, judge, overview, paper_tables, tables
 from jaxinv.forward.exact import FemForward
 from jaxinv.forward.reduced import ReducedForward
 from jaxinv.head import Electrodes, HeadModel, SourceSpace, SurfaceField
@@ -214,7 +214,7 @@ def judge_stage(command: Judge, console: Console) -> None:
     verdicts = judge(directory, cells=cells, n_cases=command.cases, n_validation=command.validation)
     with (directory / "tables.txt").open("w", encoding="utf-8") as file:
         for shown in (console, Console(file=file, width=WIDTH_OF_TABLES)):
-            shown.print(*tables(verdicts), *findings_on_oracles(verdicts), sep="\n")
+            shown.print(*tables(verdicts), *paper_tables(verdicts), *findings_on_oracles(verdicts), sep="\n")
     (directory / "overview.png").write_bytes(to_png(overview(verdicts)))
     console.print(
         f"the figure is [bold]{directory / 'overview.png'}[/], all of it {directory / 'judge.json'}"

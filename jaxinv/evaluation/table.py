@@ -83,7 +83,7 @@ _ARROW = {"higher": "↑", "lower": "↓"}
 
 
 def _measured(result: Result, shown: Sequence[Metric]) -> Row:
-    cells = [_seconds(result.setup_seconds), _seconds(result.apply_seconds)]
+    cells = [shown_seconds(result.setup_seconds), shown_seconds(result.apply_seconds)]
     for m in shown:
         if m.key not in result.metrics:
             cells.append(MISSING)
@@ -95,10 +95,11 @@ def _measured(result: Result, shown: Sequence[Metric]) -> Row:
 
 def _published(row: PublishedRow, shown: Sequence[Metric]) -> Row:
     values = [m.shown(row.metrics[m.key]) if m.key in row.metrics else MISSING for m in shown]
-    return Row(row.name, (MISSING, _seconds(row.seconds), *values, MISSING, MISSING), published=True)
+    return Row(row.name, (MISSING, shown_seconds(row.seconds), *values, MISSING, MISSING), published=True)
 
 
-def _seconds(seconds: float | None) -> str:
+def shown_seconds(seconds: float | None) -> str:
+    """Three digits, in s, ms or µs."""
     if seconds is None:
         return MISSING
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):

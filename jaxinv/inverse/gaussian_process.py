@@ -1,6 +1,6 @@
 """Gaussian-process estimates: currents that are a Matérn field on the cortex, with their uncertainty."""
 
-from functools import partial
+from functools import lru_cache, partial
 
 import flax.struct
 import jax
@@ -17,6 +17,8 @@ from jaxinv.inverse.validation import check_leadfield, check_noise_cov, check_po
 from jaxinv.inverse.whitening import whitener
 
 _matmul = partial(jnp.matmul, precision="highest")
+
+_CORRELATIONS_KEPT = 16  # of cortices and lengths
 
 
 @flax.struct.dataclass
@@ -79,8 +81,9 @@ def gaussian_process(
     (\tilde L R \tilde L^T) = \mathrm{snr}^2\,\mathrm{rank}(C)$. The mean is $R \tilde L^T (\tilde L R \tilde
     L^T + I)^{-1} W y$. Without correlation it is the minimum norm: that is what `length=0` gives, and what a
     length far below the edges of the mesh tends to. With free orientation the components are fields of their
-    own. Made on the host, once, from concrete arrays: one sparse factor, and two solves a source for the
-    variances. The estimator itself is differentiable in the measurements.
+    own. Made on the host from concrete arrays: one sparse factor, and two solves a source for the variances,
+    which take seconds and are kept for the next leadfields of the same cortex. The estimator itself is
+    differentiable in the measurements.
 
     Args:
         leadfield: $L$, in V/(A m).
@@ -118,12 +121,31 @@ def gaussian_process(
     amplitude = np.sqrt(np.asarray(variance, np.float64)).reshape(-1, *(1,) * (leadfield.ndim - 2))
     columns = np.moveaxis(np.asarray(leadfield, np.float64) * amplitude, 0, -1)
     if length:
-        correlation = MaternCorrelation(positions, faces, length=length, smoothness=smoothness)
+        correlation = _correlation(_Cortex(positions, faces), float(length), smoothness)
         columns = correlation.times(columns.reshape(len(columns), -1)).reshape(columns.shape)
     spread = np.moveaxis(columns, -1, 0) * amplitude
     amplitude = np.broadcast_to(amplitude, leadfield.shape[1:])
     arrays = (leadfield, noise_cov, spread, amplitude, snr)
     return _condition(*(jnp.asarray(array, dtype) for array in arrays))
+
+
+class _Cortex:
+    """Positions and faces, equal to others with the same values."""
+
+    def __init__(self, positions, faces):
+        self.positions, self.faces = np.asarray(positions), np.asarray(faces)
+        self._key = tuple((array.shape, array.tobytes()) for array in (self.positions, self.faces))
+
+    def __eq__(self, other):
+        return self._key == other._key
+
+    def __hash__(self):
+        return hash(self._key)
+
+
+@lru_cache(maxsize=_CORRELATIONS_KEPT)
+def _correlation(cortex, length, smoothness):
+    return MaternCorrelation(cortex.positions, cortex.faces, length=length, smoothness=smoothness)
 
 
 @jax.jit

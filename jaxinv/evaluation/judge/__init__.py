@@ -2,6 +2,7 @@
 
 from jaxinv.evaluation.judge.cells import CORE_GRID, Cell
 from jaxinv.evaluation.judge.classical import classical_entrants
+from jaxinv.evaluation.judge.paper import paper_tables
 from jaxinv.evaluation.judge.run import Verdict, judge
 from jaxinv.evaluation.judge.summary import findings_on_oracles, overview, tables
 from jaxinv.evaluation.judge.true_head import Protocol
@@ -15,5 +16,6 @@ __all__ = [
     "findings_on_oracles",
     "judge",
     "overview",
+    "paper_tables",
     "tables",
 ]
