@@ -18,7 +18,7 @@ QUARTILES = (0.25, 0.5, 0.75)
 
 
 def paper_tables(verdicts: Sequence[Verdict]) -> list[Table]:
-    """For each cell of half-active maps, what the paper's Table 1 and Table 2 have, and the gap to the oracle.
+    """For each cell of half-active maps, what the paper's two tables have, and the gap to the oracle.
 
     Its own figures stand below: of another head and of maps whose smoothness is not stated.
     """

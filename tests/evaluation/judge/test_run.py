@@ -1,11 +1,13 @@
 import dataclasses
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from jaxinv.evaluation import Entrant, standardised
-from jaxinv.evaluation.judge import Cell, findings_on_oracles, judge, limits, overview, tables
+from jaxinv.evaluation.judge import Cell, findings_on_oracles, judge, limits, overview, paper_tables, tables
 from jaxinv.evaluation.judge.classical import classical_entrants
 from jaxinv.evaluation.judge.run import digest
 from jaxinv.inverse import minimum_norm
@@ -120,6 +122,23 @@ def test_there_are_tables_for_each_scenario_and_a_figure(verdicts):
     titles = [table.title for table in tables(verdicts)]
     assert {title.split(":")[0] for title in titles} == {"A", "C", "D1"}
     assert len(overview(verdicts).axes) == 3
+
+
+def test_the_papers_tables_have_its_figures_and_the_gap_to_the_oracle(verdicts):
+    maps = dataclasses.replace(verdicts[1], cell=Cell("D2", 20, correlation_length=LENGTH))
+    assert paper_tables(verdicts) == []
+    decisions, places = paper_tables([maps])
+    text = io.StringIO()
+    Console(file=text, width=200).print(decisions, places)
+    lines = {line.split("│")[1].strip(): line for line in text.getvalue().splitlines() if "│" in line}
+    assert "0.617" in lines["published: enhanced U-Net, 50,000 samples"]
+    assert "22.0" in lines["published: case 1"]
+    assert "0.000 [0.000, 0.000]" in text.getvalue()
+    oracle, mine = (
+        next(result for result in maps.results if result.name == name).metrics["accuracy"].mean()
+        for name in ("oracle (exact)", "mine")
+    )
+    assert f"{oracle - mine:.3f} [" in text.getvalue()
 
 
 def test_an_entrant_that_is_there_twice_is_refused(judge_directory):
