@@ -228,8 +228,15 @@ def own_entrants(leadfield: np.ndarray, faces: np.ndarray) -> dict[str, Inverse]
     }
 
 
-def peer_entrant(name: str, forward: mne.Forward, given: bool) -> Inverse:
-    """A solver of invertmeeg, with the arguments that its own benchmark gives it."""
+def peer_entrant(name: str, forward: mne.Forward, info: mne.Info, given: bool) -> Inverse:
+    """A solver of invertmeeg, with the arguments that its own benchmark gives it.
+
+    Args:
+        name: of the solver.
+        forward: of fixed orientation.
+        info: of the measurements.
+        given: whether it is told the noise covariance.
+    """
     spec = get_solver_spec(name)
     depth = build_depth_solver_params(
         solvers=[name],
@@ -238,7 +245,6 @@ def peer_entrant(name: str, forward: mne.Forward, given: bool) -> Inverse:
     ).get(spec.solver_id, {})
     init = {key.removeprefix("init__"): value for key, value in depth.items() if key.startswith("init__")}
     make = {key.removeprefix("make__"): value for key, value in depth.items() if not key.startswith("init__")}
-    info = biosemi()
 
     def estimate(x, noise):
         solver = get_solver_class(name)(**{**spec.default_kwargs, **init})
@@ -297,7 +303,7 @@ def main() -> None:
     leadfield = jnp.asarray(forward["sol"]["data"])
     has_noise = given.conditions == "current"
     entrants = {f"jaxinv {name}": solve for name, solve in own_entrants(leadfield, faces).items()}
-    entrants |= {f"invertmeeg {name}": peer_entrant(name, forward, has_noise) for name in PEERS}
+    entrants |= {f"invertmeeg {name}": peer_entrant(name, forward, biosemi(), has_noise) for name in PEERS}
     if given.entrants:
         entrants = {
             name: solve
