@@ -22,6 +22,12 @@ HEADLINES = {
 }
 """What each scenario is mostly judged by, the first of them in the figure."""
 
+LEADFIELDS = {
+    "crime": "leadfield that made the data",
+    "own": "leadfield of the same head",
+    "template": "leadfield of the default head",
+}
+
 
 def tables(verdicts: Sequence[Verdict]) -> list[Table]:
     """A table for each scenario and headline metric: methods down, cells across; mean and 95 % interval."""
@@ -80,13 +86,18 @@ def overview(verdicts: Sequence[Verdict]) -> Figure:
             for name, result in by_name.items():
                 if name.startswith("oracle"):
                     axis.axvline(m.scale * np.nanmean(result.metrics[m.key]), color=colour, lw=1.2, ls=":")
-            axis.plot([], [], "o", color=colour, label=_short(verdict))
+            axis.plot([], [], "o", color=colour, label=_short(verdict, LEADFIELDS[verdict.cell.knowledge]))
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.invert_yaxis()
         axis.set_title(f"{scenario}: {SCENARIOS[scenario].name}", loc="left", fontsize=10, color=INK,
                        fontweight="bold")  # fmt: skip
         unit = f" ({m.unit})" if m.unit else ""
-        axis.set_xlabel(f"{m.title}{unit}: {m.better} is better; dotted: the oracle", fontsize=8, color=INK)
+        meaning = "0 knows nothing, 1 all, " if m.key == "skill" else ""
+        axis.set_xlabel(
+            f"{m.title}{unit}: {meaning}{m.better} is better\ndotted: the best that anyone could reach",
+            fontsize=8,
+            color=INK,
+        )
         axis.grid(True, color=GRID, lw=0.6)
         axis.tick_params(labelsize=8, colors=INK)
         axis.spines[["top", "right"]].set_visible(False)
@@ -108,9 +119,9 @@ def _names(verdicts: Sequence[Verdict]) -> list[str]:
     return list(dict.fromkeys(result.name for verdict in verdicts for result in verdict.results))
 
 
-def _short(verdict: Verdict) -> str:
+def _short(verdict: Verdict, knowledge: str | None = None) -> str:
     cell = verdict.cell
-    parts = [cell.knowledge, f"{cell.snr_db:g} dB", cell.sensors]
+    parts = [knowledge or cell.knowledge, f"{cell.snr_db:g} dB", cell.sensors]
     parts += [] if cell.noise == "white" else [cell.noise]
     parts += [] if cell.n_times == 1 else [f"{cell.n_times} samples"]
     parts += [f"{1e3 * cell.correlation_length:g} mm"] if cell.is_map else []
