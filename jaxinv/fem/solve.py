@@ -7,12 +7,11 @@ their last direction.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jaxinv.fem.multigrid import Hierarchy, v_cycle
 from jaxinv.fem.stiffness import Parameters, Stiffness
@@ -67,20 +66,21 @@ class _Refinement(NamedTuple):
     inner: Float[Array, " column"]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(5, 6))
+@jax.custom_jvp
 def solve_poisson(
     stiffness: Stiffness,
     hierarchy: Hierarchy,
     conductivity: Float[Array, " tissue"],
     loads: Columns,
     guess: Columns,
-    tolerance: float,
-    max_iterations: int,
+    tolerance: Float[ArrayLike, ""],
+    max_iterations: Int[ArrayLike, ""],
 ) -> tuple[Columns, SolveReport]:
     """Potentials u with K(σ) u = loads, each of zero mean.
 
     Differentiable in the conductivities and the loads, forwards, backwards and repeatedly, by one more
-    solve with the same operator; guess, hierarchy and report carry no derivative.
+    solve with the same operator; guess, hierarchy, tolerance and report carry no derivative. Under jit
+    tolerance and iterations may be traced: one compiled solve then serves them all.
 
     Args:
         stiffness: matrices of the tissues.
@@ -99,10 +99,10 @@ def solve_poisson(
 
 
 @solve_poisson.defjvp
-def _solve_jvp(tolerance, max_iterations, primals, tangents):
+def _solve_jvp(primals, tangents):
     """K u̇ = ḃ − K̇ u, solved from zero; linear in the tangents and its own transpose."""
-    stiffness, hierarchy, conductivity, loads, guess = primals
-    _, _, conductivity_dot, loads_dot, _ = tangents
+    stiffness, hierarchy, conductivity, loads, guess, tolerance, max_iterations = primals
+    _, _, conductivity_dot, loads_dot, *_ = tangents
     potential, report = solve_poisson(
         stiffness, hierarchy, conductivity, loads, guess, tolerance, max_iterations
     )
@@ -149,6 +149,7 @@ class _Operator(NamedTuple):
 
 def _in_blocks(operator: _Operator, loads, guess, tolerance, max_iterations):
     """The columns in blocks of equal width, one after the other; the last may overlap the one before."""
+    tolerance, max_iterations = jnp.asarray(tolerance, loads.dtype), jnp.asarray(max_iterations, jnp.int32)
     n_columns = loads.shape[1]
     n_blocks = max(-(-n_columns // BLOCK), 1)
     width = LANES * -(-n_columns // (n_blocks * LANES))

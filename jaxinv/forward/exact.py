@@ -314,7 +314,7 @@ STORED_TYPES = (
 )  # fmt: skip
 
 
-_solve = jax.jit(solve_poisson, static_argnums=(5, 6))
+_solve = jax.jit(solve_poisson)
 
 
 def _transfer(forward: FemForward, conductivity):

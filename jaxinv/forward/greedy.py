@@ -257,7 +257,7 @@ def _bordered(matrices, column):
     return grown
 
 
-_solve = jax.jit(solve_poisson, static_argnums=(5, 6))
+_solve = jax.jit(solve_poisson)
 
 
 @jax.jit
