@@ -36,7 +36,7 @@ PAUSE = 0.05
 
 N_CHANNELS, N_SOURCES = 12, 64
 NETWORK = jaxinv.networks.UNetConfig(
-    latent_length=16, width=4, depth=1, correction_stages=1, correction_width=4
+    latent_length=16, width=4, depth=0, correction_stages=1, correction_width=4
 )
 CONFIG = jaxinv.training.TrainConfig(
     updates=120,

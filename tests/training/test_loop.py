@@ -96,7 +96,7 @@ def test_patience_stops_a_run_that_does_not_improve(toy, tmp_path, monkeypatch):
 
 def test_an_unconverged_leadfield_stops_the_run_with_the_parameters_sound(toy, tmp_path):
     """White matter above the median of what is drawn fails; so a step or a set will."""
-    problem = toy.problem(cls=toy.UnconvergedForward, limit=jnp.float32(0.16))
+    problem = toy.problem(limit=0.16)
     with pytest.raises(FloatingPointError, match="not converge"):
         train(*problem, toy.TINY, toy.config(), tmp_path, progress=False)
 

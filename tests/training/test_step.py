@@ -26,6 +26,12 @@ def float64_results(jaxpr):
                 yield from float64_results(inner)
 
 
+@pytest.fixture
+def key(key):
+    """Where a training run has its keys, so that one compiled step serves both."""
+    return replicated(key, batch_mesh(16))
+
+
 @pytest.fixture(scope="module")
 def made(toy):
     """Problem, static half of the network, first state, and the jitted step."""
@@ -60,10 +66,8 @@ def test_a_step_counts_and_is_a_function_of_key_and_state(made, key, toy):
 
 
 def test_a_leadfield_that_is_not_finite_changes_no_parameter(made, key, toy):
-    _, graphdef, state, _ = made
-    problem = toy.problem(cls=toy.UnconvergedForward, limit=jnp.float32(0.0))
-    step = make_train_step(graphdef, toy.config(), batch_mesh(16))
-    after, _ = step(key, state, *problem)
+    _, _, state, step = made
+    after, _ = step(key, state, *replicated(toy.problem(limit=0.0), batch_mesh(16)))
     assert (int(after.unsolved), int(after.leadfields), int(after.skipped)) == (1, 0, 4)
     for name in ("params", "opt_state"):
         for old, new in zip(toy.leaves(getattr(state, name)), toy.leaves(getattr(after, name))):
@@ -98,7 +102,7 @@ def test_eight_devices_give_the_parameters_of_one(made, tmp_path, toy):
     """
     problem, _, state, step = made
     for _ in range(2):
-        state, _ = step(jax.random.key(1), state, *problem)
+        state, _ = step(replicated(jax.random.key(1), batch_mesh(16)), state, *problem)
     path = tmp_path / "parameters.npz"
     environment = {
         **os.environ,
