@@ -136,7 +136,7 @@ def test_units_and_seeds(window):
 def test_zeros_one_sample_and_batches(window):
     leadfield, cov, faces, data, _ = window
     estimator = patch_posterior(leadfield, cov, faces,
-                                n_sweeps=6, n_burn_in=2)  # fmt: skip
+                                n_sweeps=8, n_burn_in=3)  # fmt: skip
     assert not np.asarray(estimator(np.zeros_like(data)).current).any()
     assert estimator(data[:, 3]).current.shape == (60,)
     batch = jnp.stack([data, data[:, ::-1]])
