@@ -11,7 +11,8 @@ the metric. Times are of one case; theirs include what the library prepares anew
 Two things are given to MNE-Python that its users would not give: the variances with which our gamma-MAP
 starts, and a window covariance that is a trifle larger in the range of the noise, without which its LCMV
 drops a direction at random where a window has fewer samples than there are channels. Its gamma-MAP keeps
-variances down to rounding, ours those above a millionth of the largest: ours stands there without that, too.
+variances down to rounding, ours those above a millionth of the largest, which ranks fewer sources. Ours
+stands there twice, and the average precision of MNE-Python's lies between that with pruning and that without.
 """
 
 import argparse
@@ -284,7 +285,7 @@ def entrants(cell: Cell, against: Sequence[str]) -> tuple[Entrant, ...]:
 
 def _unpruned(given: Given, _) -> Estimator:
     leadfield, noise_cov = (array.astype(jnp.float64) for array in (given.leadfield, given.noise_cov))
-    return sparse_bayes(leadfield, noise_cov, tolerance=TOLERANCE, pruning=np.finfo(float).eps)
+    return sparse_bayes(leadfield, noise_cov, tolerance=TOLERANCE, pruning=0.0)
 
 
 def rows_of(verdict: Verdict) -> list[dict]:
