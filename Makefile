@@ -17,8 +17,8 @@ $(STAMP): pyproject.toml
 run: $(STAMP)  ## the main job on the default head: a table and runs/quick/report.html
 	$(BIN)/jaxinv run --preset quick --directory runs/quick
 
-test: $(STAMP)  ## all tests, on CPU
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: $(STAMP)  ## all tests, on CPU, one process a core: threads of OpenBLAS would wait for each other
+	JAX_PLATFORMS=cpu OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 lint: $(STAMP)  ## ruff and the import contract
 	$(BIN)/ruff check .
