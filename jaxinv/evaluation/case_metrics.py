@@ -1,6 +1,9 @@
 """The figures of merit of the table: which they are, their units, and their values for each case."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import jax
@@ -106,10 +109,9 @@ def case_metrics(
     if focal is not None:
         places, present = jnp.asarray(focal.positions, jnp.float32), jnp.asarray(focal.present)
         values |= _focal_cases(score, positions, places, present)
-        values["earth_movers_distance"] = [
-            metrics.earth_movers_distance(*case, np.asarray(positions))
-            for case in zip(np.asarray(label), np.asarray(score))
-        ]
+        transport = partial(metrics.earth_movers_distance, positions=np.asarray(positions))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # POT lets go of Python's lock
+            values["earth_movers_distance"] = list(pool.map(transport, np.asarray(label), np.asarray(score)))
     if prior is not None:
         reference = jax.vmap(metrics.binary_cross_entropy, in_axes=(0, None))(label, jnp.asarray(prior))
         values["skill"] = metrics.skill(np.asarray(values["bce"]), float(jnp.mean(reference)))
