@@ -195,7 +195,7 @@ def sparse(options) -> list[dict]:
                 found, active, _ = mixed_norm_solver(white, gain, 100 * alpha, **rules)
             whole = np.zeros((gain.shape[1], white.shape[1]))
             whole[active] = unit * found
-            return whole.reshape(np.shape(ours()))
+            return whole.reshape(*problem.leadfields[orientation].shape[1:], -1)
 
         kind = "MxNE" if n_reweightings == 1 else "irMxNE"
         name = f"{kind}, {orientation}, {white.shape[1]} samples, alpha {alpha}"
@@ -231,7 +231,7 @@ def bayes(options) -> list[dict]:
             )
             whole = np.zeros((gain.shape[1], white.shape[1]))
             whole[active] = found
-            return whole.reshape(np.shape(ours()))
+            return whole.reshape(*problem.leadfields[orientation].shape[1:], -1)
 
         return against(f"{update}, {orientation}", ours, theirs, options.slow_repeats)
 

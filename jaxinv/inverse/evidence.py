@@ -50,6 +50,28 @@ def moments(
     return Moments(*(x.reshape(-1, size).sum(axis=1) for x in sums), size)
 
 
+def moments_of_few(
+    columns: Float[Array, "channel column"],
+    data: Float[Array, "channel time"],
+    variance: Float[Array, " component"],
+) -> Moments:
+    r"""Moments for noise of variance one, with factors of the size of the columns, not of the channels.
+
+    With $M = I + V^{1/2} G^T G V^{1/2}$, $g^T \Sigma^{-1} y$ is a row of $V^{-1/2} M^{-1} V^{1/2} G^T Y$, and
+    $g^T \Sigma^{-1} g$ of $V^{-1} (I - M^{-1})$. Where a variance is zero, zeros are given.
+    """
+    size = columns.shape[1] // len(variance)
+    each = jnp.repeat(variance, size)
+    weighted = columns * jnp.sqrt(each)
+    factor, _ = whitening_factor(jnp.eye(len(each), dtype=data.dtype) + _matmul(weighted.T, weighted))
+    solved = _matmul(factor.T, _matmul(factor, _matmul(weighted.T, data)))
+    inverse = jnp.where(each > 0, 1 / jnp.where(each > 0, each, 1), 0)
+    power = inverse * jnp.mean(solved**2, axis=1)
+    sensitivity = inverse * (1 - jnp.sum(factor**2, axis=0))
+    sums = (power, sensitivity, jnp.sum(columns**2, axis=0))
+    return Moments(*(x.reshape(-1, size).sum(axis=1) for x in sums), size)
+
+
 def updated(
     update: Update, variance: Float[Array, " component"], seen: Moments
 ) -> Float[Array, " component"]:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxinv.inverse.duality_gap import duality_gap
 from jaxinv.inverse.estimator import Estimate, check_measurements, where_converged
-from jaxinv.inverse.group_lasso import duality_gap
 from jaxinv.inverse.homotopy import lasso_path_end
 from jaxinv.inverse.validation import check_alpha, check_leadfield, check_noise_cov, check_positive
 from jaxinv.inverse.whitening import whitener

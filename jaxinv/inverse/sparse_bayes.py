@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.inverse.estimator import Estimate, check_measurements, where_converged
-from jaxinv.inverse.evidence import Update, moments, negative_log_evidence, updated, whitening_factor
+from jaxinv.inverse.evidence import (
+    Update,
+    moments,
+    moments_of_few,
+    negative_log_evidence,
+    updated,
+    whitening_factor,
+)
 from jaxinv.inverse.validation import check_leadfield, check_noise_cov, check_positive
 from jaxinv.inverse.whitening import whitener
 
@@ -258,12 +265,18 @@ def _iterate(estimator, problem, gain, state):
 
 def _step(estimator, problem, gain, state):
     columns = gain.reshape(len(gain), -1)
+    if not estimator.learn_noise and columns.shape[1] < len(gain):
+        return _moved(estimator, state, moments_of_few(columns, problem.data, state.variance), state.noise)
     factor, _ = whitening_factor(_covariance(estimator, problem, gain, state))
     white = _matmul(factor, problem.data)
     seen = moments(factor, columns, white, columns.shape[1] // gain.shape[1])
+    return _moved(estimator, state, seen, _learned_noise(estimator, problem, factor, white, state.noise))
+
+
+def _moved(estimator, state, seen, noise):
+    """The state after one step of the rule, with what is too small pruned."""
     variance = updated(estimator.update, state.variance, seen)
     variance = jnp.where(variance > estimator.pruning * jnp.max(variance), variance, 0)
-    noise = _learned_noise(estimator, problem, factor, white, state.noise)
     change = jnp.maximum(_change(variance, state.variance), _change(noise, state.noise))
     return _State(variance, noise, change, state.iterations + 1)
 
