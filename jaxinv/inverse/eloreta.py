@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.inverse.estimator import LinearEstimator, where_converged
-from jaxinv.inverse.small_eigen import gram, inverse_power
+from jaxinv.inverse.small_eigen import inverse_power
 from jaxinv.inverse.source_prior import SourcePrior, loosen, source_prior
 from jaxinv.inverse.validation import check_leadfield, check_noise_cov, check_positive
 from jaxinv.inverse.whitening import inverse_triangle, whitener
@@ -180,8 +180,7 @@ def _step(whiten, gains, *, rank, force_equal):
     def add(total, block):
         part, weighted = block
         seen = _matmul(whiten, part.reshape(n_channels, -1)).reshape(part.shape)
-        columns = jnp.moveaxis(seen, 1, 0)
-        weight = _inverse_root(gram(columns, columns), force_equal)
+        weight = _inverse_root(_products(seen), force_equal)
         spread = _spread(weighted, weight).reshape(n_channels, -1)
         return total + _matmul(weighted.reshape(n_channels, -1), spread.T), weight
 
@@ -189,6 +188,13 @@ def _step(whiten, gains, *, rank, force_equal):
     total, weights = total.astype(precise), weights.astype(precise)
     size = jnp.trace(total) / rank
     return total / size, weights / size
+
+
+def _products(seen):
+    """Of the columns of each source; one sum an entry, which XLA's CPU loops do fastest within the cache."""
+    n = seen.shape[1]
+    entry = {(i, j): jnp.sum(seen[:, i] * seen[:, j], axis=0) for i in range(n) for j in range(i, n)}
+    return jnp.stack([jnp.stack([entry[min(i, j), max(i, j)] for j in range(n)]) for i in range(n)])
 
 
 def _spread(part, weight):
@@ -258,9 +264,11 @@ def _fixed_point(step, gains, ridge, rank, tolerance, max_iterations):
 def _covariance(guess, image, ridge):
     """The guess, or the image where the guess is no covariance of measurements; and what whitens them."""
     whiten = inverse_triangle(guess + ridge)
-    return jax.lax.cond(
-        jnp.isfinite(whiten).all(), lambda: (guess, whiten), lambda: (image, inverse_triangle(image + ridge))
-    )
+    usable = jnp.isfinite(whiten).all()
+    # Chosen first, so that under vmap one factorisation waits for the other: LAPACK's batches can block
+    # each other for ever in one program.
+    matrix = jnp.where(usable, guess, image)
+    return matrix, jax.lax.cond(usable, lambda: whiten, lambda: inverse_triangle(matrix + ridge))
 
 
 def _extrapolate(gram, image, history, iterations):

@@ -10,11 +10,10 @@ _SWEEPS = 6  # Jacobi's sweeps converge quadratically: five reach rounding
 
 
 def gram(
-    left: Float[Array, "n channel source"], right: Float[Array, "n channel source"]
-) -> Float[Array, "n n source"]:
-    """Products of the columns of each source with one another."""
-    # One sum an entry: that of all at once makes XLA's CPU loops several times as slow.
-    return jnp.stack([jnp.stack([jnp.sum(a * b, axis=0) for b in right]) for a in left])
+    left: Float[Array, "3 channel source"], right: Float[Array, "3 channel source"]
+) -> Float[Array, "3 3 source"]:
+    """Products of the three columns of each source with one another."""
+    return jnp.sum(left[:, None] * right[None], axis=2)
 
 
 def eigen(matrix: Float[Array, "3 3 source"]) -> tuple[Float[Array, "3 source"], Float[Array, "3 3 source"]]:
