@@ -5,13 +5,12 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from jaxinv.inverse.estimator import LinearEstimator
 from jaxinv.inverse.small_eigen import gram, inverse_power, largest, product
 from jaxinv.inverse.validation import check_covariance, check_leadfield, check_noise_cov
-from jaxinv.inverse.whitening import whitener
+from jaxinv.inverse.whitening import inverse_triangle, whitener
 
 Normalisation = Literal["unit-gain", "unit-noise-gain", "unit-noise-gain-invariant"]
 Orientation = Literal["vector", "max-power"]
@@ -113,9 +112,9 @@ def _data_whitener(matrix, data_cov, noise_cov, reg):
     mean = jnp.trace(cov) / n_channels
     identity = jnp.eye(n_channels, dtype=cov.dtype)
     loaded = cov + mean * (reg * projector + identity - projector)
-    size = jnp.linalg.cholesky((loaded + loaded.T) / 2)
-    enough = jnp.min(jnp.diag(size)) ** 2 > 100 * n_channels * jnp.finfo(cov.dtype).eps * mean
-    return jnp.where(enough, solve_triangular(size, identity, lower=True), jnp.nan)
+    factor = inverse_triangle((loaded + loaded.T) / 2)
+    enough = jnp.max(jnp.diag(factor)) ** -2 > 100 * n_channels * jnp.finfo(cov.dtype).eps * mean
+    return jnp.where(enough, factor, jnp.nan)
 
 
 def _scalar_filter(seen, filters, normalisation):

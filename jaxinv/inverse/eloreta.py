@@ -5,21 +5,22 @@ from functools import partial
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_factor, cho_solve, solve_triangular
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.inverse.estimator import LinearEstimator, where_converged
 from jaxinv.inverse.small_eigen import inverse_power
 from jaxinv.inverse.source_prior import SourcePrior, loosen, source_prior
 from jaxinv.inverse.validation import check_leadfield, check_noise_cov, check_positive
-from jaxinv.inverse.whitening import whitener
+from jaxinv.inverse.whitening import inverse_triangle, whitener
 
 _matmul = partial(jnp.matmul, precision="highest")
 
-_BLOCK = 128  # sources whose gain stays in the cache while their weights are found and used
+_BLOCK = 512  # sources, at most, whose gain stays in the cache while their weights are found and used
 _RTOL = 1e-7  # of three eigenvalues: an orientation that is seen less is not seen, as in MNE-Python
 _REMEMBERED = 5  # images that are combined
 _ROUNDING = 1e-12  # of the residuals' inner products
+_ROUGH = 1e-4  # change up to which float32 is good enough
+_ROUGH_STEPS = 10  # at most: rounding may keep the change above that
 _TANGENT_STEPS = 200  # at most, each of which about halves the error
 
 
@@ -135,20 +136,20 @@ def _solve(leadfield, noise_cov, prior, snr, tolerance, max_iterations, force_eq
     scale = jnp.sqrt(noise.rank / jnp.sum(gain**2))
     gain = (gain * scale).reshape(n_channels, n_sources, -1)
     # The orientation prior enters the iteration twice: reapplied to weights that were fitted with it.
-    inner, outer = _blocks(gain), _blocks(_halfway(gain, prior))
+    inner = _blocks(gain)
+    gains = (inner, inner if prior.loose is None else _blocks(_halfway(gain, prior)))
     ridge = snr**-2 * jnp.eye(n_channels, dtype=gain.dtype)
-    step = partial(_step, ridge=ridge, rank=noise.rank, force_equal=force_equal)
-    gram, change, iterations = _fixed_point(step, inner, outer, ridge, noise.rank, tolerance, max_iterations)
-    gram, weights = step(gram, inner, inner)
-    transform = cho_solve(cho_factor(gram + ridge), noise.matrix) * scale
+    step = partial(_step, rank=noise.rank, force_equal=force_equal)
+    gram, change, iterations = _fixed_point(step, gains, ridge, noise.rank, tolerance, max_iterations)
+    gram, weights = step(inverse_triangle(gram + ridge), (inner, inner))
+    whiten = inverse_triangle(gram + ridge)
+    transform = _matmul(whiten.T, _matmul(whiten, noise.matrix)) * scale
 
     def rows(block):
-        part, weight = block
-        spread = jnp.einsum("ijs,cjs->sic", weight, part, precision="highest")
-        return _matmul(spread, transform)
+        return jnp.tensordot(_spread(*block), transform, axes=(0, 0), precision="highest")
 
-    kernel = jax.lax.map(rows, (inner, weights)).reshape(-1, gain.shape[2], n_channels)[:n_sources]
-    kernel = _halfway(jnp.moveaxis(kernel, 2, 0), prior).transpose(1, 2, 0)
+    kernel = jax.lax.map(rows, (inner, weights)).transpose(0, 2, 1, 3).reshape(-1, gain.shape[2], n_channels)
+    kernel = _halfway(jnp.moveaxis(kernel[:n_sources], 2, 0), prior).transpose(1, 2, 0)
     kernel = kernel[:, 0] if leadfield.ndim == 2 else kernel
     return EloretaSolution(kernel, change, iterations, change <= tolerance)
 
@@ -161,30 +162,44 @@ def _halfway(gain, prior: SourcePrior):
 def _blocks(gain):
     """(channel, source, component) to (block, channel, component, source of the block), filled with zeros."""
     n_channels, n_sources, n_components = gain.shape
-    padded = jnp.pad(gain, ((0, 0), (0, -n_sources % _BLOCK), (0, 0)))
-    return padded.reshape(n_channels, -1, _BLOCK, n_components).transpose(1, 0, 3, 2)
+    n_blocks = -(-n_sources // _BLOCK)
+    size = -(-n_sources // n_blocks)
+    padded = jnp.pad(gain, ((0, 0), (0, n_blocks * size - n_sources), (0, 0)))
+    return padded.reshape(n_channels, n_blocks, size, n_components).transpose(1, 0, 3, 2)
 
 
-def _step(gram, inner, outer, *, ridge, rank, force_equal):
-    """Weights that the Gram matrix asks for, and the Gram matrix that they give, of trace `rank`."""
-    identity = jnp.eye(len(gram), dtype=gram.dtype)
-    triangle = jnp.linalg.cholesky(gram + ridge)
-    whiten = solve_triangular(triangle, identity, lower=True)
+def _step(whiten, gains, *, rank, force_equal):
+    """Weights that the whitener of the measurements asks for, and the Gram matrix of trace `rank` they give.
+
+    In the precision of the gains.
+    """
+    inner, outer = gains
+    n_channels, dtype = len(whiten), inner.dtype
+    precise, whiten = whiten.dtype, whiten.astype(dtype)
 
     def add(total, block):
         part, weighted = block
-        seen = _matmul(whiten, part.reshape(len(gram), -1)).reshape(part.shape)
-        weight = _inverse_root(jnp.einsum("cis,cjs->ijs", seen, seen, precision="highest"), force_equal)
-        return total + _weighted_gram(weighted, weight), weight
+        seen = _matmul(whiten, part.reshape(n_channels, -1)).reshape(part.shape)
+        weight = _inverse_root(_products(seen), force_equal)
+        spread = _spread(weighted, weight).reshape(n_channels, -1)
+        return total + _matmul(weighted.reshape(n_channels, -1), spread.T), weight
 
-    gram, weights = jax.lax.scan(add, jnp.zeros_like(gram), (inner, outer))
-    size = jnp.trace(gram) / rank
-    return gram / size, weights / size
+    total, weights = jax.lax.scan(add, jnp.zeros((n_channels, n_channels), dtype), (inner, outer))
+    total, weights = total.astype(precise), weights.astype(precise)
+    size = jnp.trace(total) / rank
+    return total / size, weights / size
 
 
-def _weighted_gram(part, weight):
-    spread = jnp.einsum("ijs,cjs->cis", weight, part, precision="highest")
-    return _matmul(part.reshape(len(part), -1), spread.reshape(len(part), -1).T)
+def _products(seen):
+    """Of the columns of each source; one sum an entry, which XLA's CPU loops do fastest within the cache."""
+    n = seen.shape[1]
+    entry = {(i, j): jnp.sum(seen[:, i] * seen[:, j], axis=0) for i in range(n) for j in range(i, n)}
+    return jnp.stack([jnp.stack([entry[min(i, j), max(i, j)] for j in range(n)]) for i in range(n)])
+
+
+def _spread(part, weight):
+    """Gain of a block times its weights."""
+    return sum(weight[:, j] * part[:, j, None] for j in range(len(weight)))
 
 
 def _inverse_root(matrices, force_equal):
@@ -199,45 +214,65 @@ def _inverse_root(matrices, force_equal):
     return jnp.eye(3, dtype=root.dtype)[..., None] * equal
 
 
-def _fixed_point(step, inner, outer, ridge, rank, tolerance, max_iterations):
-    """The Gram matrix that gives itself, from equal weights; its last change and the iterations."""
-    n_blocks, n_channels, n_components, _ = inner.shape
-    ones = jnp.broadcast_to(
-        jnp.eye(n_components, dtype=inner.dtype)[..., None], (n_blocks, n_components, n_components, _BLOCK)
-    )
+def _fixed_point(step, gains, ridge, rank, tolerance, max_iterations):
+    """The Gram matrix that gives itself, from equal weights; its last change and the iterations.
 
-    def advance(state):
-        gram, weights, history, _, iterations = state
-        image, new = step(gram, inner, outer)
+    Far from it, steps in float32 are as good and cost half; those that decide are in the gains' precision.
+    """
+    n_blocks, n_channels, n_components, size = gains[0].shape
+    dtype = gains[0].dtype
+    rough = tuple(gain.astype(jnp.float32) for gain in gains)
+
+    def advance(gains, state):
+        guess, image, weights, history, _, iterations = state
+        matrix, whiten = _covariance(guess, image, ridge)
+        image, new = step(whiten, gains)
         change = jnp.linalg.norm((new - weights).ravel()) / jnp.linalg.norm(weights.ravel())
-        gram, history = _extrapolate(gram, image, history, iterations, ridge)
-        return gram, new, history, change, iterations + 1
+        guess, history = _extrapolate(matrix, image, history, iterations)
+        return guess, image, new, history, change, iterations + 1
+
+    def far(state):
+        *_, change, iterations = state
+        steps = jnp.minimum(max_iterations, _ROUGH_STEPS)
+        return (change > jnp.maximum(tolerance, _ROUGH)) & (iterations < steps)
 
     def unfinished(state):
         *_, change, iterations = state
-        return (change > tolerance) & (iterations < max_iterations)
+        return ~(change <= tolerance) & (iterations < max_iterations)
 
     def solve(_, start):
-        size = jnp.trace(start) / rank
-        history = jnp.zeros((2, _REMEMBERED, *start.shape), start.dtype)
-        first = (start / size, ones / size, history, jnp.full((), jnp.inf, start.dtype), jnp.int32(0))
-        gram, _, _, change, iterations = jax.lax.while_loop(unfinished, advance, first)
-        return gram, (change, iterations.astype(gram.dtype))  # its derivative wants floating point
+        weight = jnp.eye(n_components, dtype=dtype)[..., None] * (rank / jnp.trace(start))
+        weights = jnp.broadcast_to(weight, (n_blocks, n_components, n_components, size))
+        history = jnp.zeros((2, _REMEMBERED, *start.shape), dtype)
+        start = start * (rank / jnp.trace(start))
+        state = (start, start, weights, history, jnp.full((), jnp.inf, dtype), jnp.int32(0))
+        if dtype != jnp.float32:
+            state = jax.lax.while_loop(far, partial(advance, rough), state)
+        guess, image, _, _, change, iterations = jax.lax.while_loop(
+            unfinished, partial(advance, gains), state
+        )
+        matrix, _ = _covariance(guess, image, ridge)
+        return matrix, (change, iterations.astype(dtype))  # its derivative wants floating point
 
-    start = jax.lax.scan(
-        lambda total, block: (total + _weighted_gram(*block), None),
-        jnp.zeros((n_channels, n_channels), inner.dtype),
-        (outer, ones),
-    )[0]
-    residual = lambda gram: gram - step(gram, inner, outer)[0]  # noqa: E731
+    flat = rough[1].swapaxes(0, 1).reshape(n_channels, -1)
+    start = _matmul(flat, flat.T).astype(dtype)
+    residual = lambda gram: gram - step(inverse_triangle(gram + ridge), gains)[0]  # noqa: E731
     gram, (change, iterations) = jax.lax.custom_root(residual, start, solve, _solve_tangent, has_aux=True)
     return gram, jax.lax.stop_gradient(change), jax.lax.stop_gradient(iterations).astype(jnp.int32)
 
 
-def _extrapolate(gram, image, history, iterations, ridge):
-    """Anderson's next iterate: the combination of the last images whose residual is least.
+def _covariance(guess, image, ridge):
+    """The guess, or the image where the guess is no covariance of measurements; and what whitens them."""
+    whiten = inverse_triangle(guess + ridge)
+    usable = jnp.isfinite(whiten).all()
+    # Chosen first, so that under vmap one factorisation waits for the other: LAPACK's batches can block
+    # each other for ever in one program.
+    matrix = jnp.where(usable, guess, image)
+    return matrix, jax.lax.cond(usable, lambda: whiten, lambda: inverse_triangle(matrix + ridge))
 
-    The image itself where the combination is no covariance of measurements with noise.
+
+def _extrapolate(gram, image, history, iterations):
+    """Anderson's next iterate: the combination of the last images whose residual is least.
 
     References:
         Walker & Ni 2011, doi:10.1137/10078356X.
@@ -249,10 +284,9 @@ def _extrapolate(gram, image, history, iterations, ridge):
     filled = jnp.arange(_REMEMBERED) <= iterations
     inner = jnp.where(filled[:, None] & filled, _matmul(residuals, residuals.T), 0)
     diagonal = jnp.where(filled, _ROUNDING * jnp.trace(inner), 1)
-    share = jnp.linalg.solve(inner + jnp.diag(diagonal), filled.astype(gram.dtype))
-    mixed = _matmul(share / jnp.sum(share), images).reshape(gram.shape)
-    usable = jnp.isfinite(jnp.linalg.cholesky(mixed + ridge)).all()
-    return jnp.where(usable, mixed, image), history
+    factor = inverse_triangle(inner + jnp.diag(diagonal))
+    share = _matmul(factor.T, _matmul(factor, filled.astype(gram.dtype)))
+    return _matmul(share / jnp.sum(share), images).reshape(gram.shape), history
 
 
 def _solve_tangent(linear, right):

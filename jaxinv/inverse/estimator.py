@@ -68,8 +68,12 @@ class LinearEstimator:
             ValueError: if the first axis is not the kernel's channels, or a value is not finite.
         """
         check_measurements(measurements, self.kernel.shape[-1])
-        measurements = jnp.asarray(measurements, self.kernel.dtype)
-        return Estimate(jnp.tensordot(self.kernel, measurements, axes=1, precision="highest"))
+        return Estimate(_product(self.kernel, jnp.asarray(measurements, self.kernel.dtype)))
+
+
+@jax.jit
+def _product(kernel, measurements):
+    return jnp.tensordot(kernel, measurements, axes=1, precision="highest")
 
 
 def check_measurements(measurements: Float[Array, "channel *time"], n_channels: int) -> None:

@@ -5,14 +5,13 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Int
 
 from jaxinv.inverse.eloreta import eloreta
 from jaxinv.inverse.estimator import LinearEstimator
 from jaxinv.inverse.source_prior import source_prior
 from jaxinv.inverse.validation import check_leadfield, check_noise_cov, check_positive
-from jaxinv.inverse.whitening import Whitener, whitener
+from jaxinv.inverse.whitening import Whitener, inverse_triangle, whitener
 
 Method = Literal["MNE", "dSPM", "sLORETA", "eLORETA"]
 
@@ -126,9 +125,8 @@ def kernel_of_prior(
     shape = (*gain.shape[1:], n_channels)
     gain, spread = gain.reshape(n_channels, -1), spread.reshape(n_channels, -1)
     gram, scale = scaled_gram(gain, spread, noise.rank)
-    identity = jnp.eye(n_channels, dtype=gain.dtype)
-    # The inverse itself: products with it are several times as fast as triangular solves of many columns.
-    inverse = cho_solve(cho_factor(gram + snr**-2 * identity), identity)
+    factor = inverse_triangle(gram + snr**-2 * jnp.eye(n_channels, dtype=gain.dtype))
+    inverse = _matmul(factor.T, factor)
     if method == "MNE":
         return _matmul(spread.T, _matmul(inverse, noise.matrix) * scale).reshape(shape)
     spread = spread * jnp.sqrt(scale)

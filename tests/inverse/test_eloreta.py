@@ -85,16 +85,22 @@ def test_one_source_of_one_channel_pair_has_a_closed_form():
     np.testing.assert_allclose(kernel, leadfield.T / 2 / (1 + 2.0**-2), rtol=1e-12)
 
 
-def test_many_sources_are_the_same_in_blocks(key):
-    """More sources than a block holds: each weight is the root that defines it."""
-    leadfield = jax.random.normal(key, (10, 300, 3))
-    solution = solve_eloreta(leadfield, jnp.eye(10), snr=2.0, **TIGHT)
+@pytest.mark.parametrize("snr", [2.0, 300.0])
+def test_many_sources_are_the_same_in_blocks(key, snr):
+    """More sources than a block holds: each weight is the root that defines it.
+
+    Also with noise of 1e-5 of the signal's power and a direction that columns hardly have.
+    """
+    squeezed = jnp.eye(10).at[9, 9].set(1e-3)
+    leadfield = jnp.tensordot(squeezed, jax.random.normal(key, (10, 1100, 3)), 1)
+    solution = solve_eloreta(leadfield, jnp.eye(10), snr=snr, **TIGHT)
+    assert solution.converged
     flat = np.asarray(leadfield).reshape(10, -1)
-    weights = np.tile(np.eye(3), (300, 1, 1))
+    weights = np.tile(np.eye(3), (1100, 1, 1))
     for _ in range(80):
         spread = np.einsum("csi,sij->csj", leadfield, weights).reshape(10, -1)
         size = np.trace(spread @ flat.T) / 10
-        inverse = np.linalg.inv(spread @ flat.T / size + np.eye(10) / 4)
+        inverse = np.linalg.inv(spread @ flat.T / size + np.eye(10) / snr**2)
         kernel = (spread / size).T @ inverse
         seen = np.einsum("csi,cd,dsj->sij", leadfield, inverse, leadfield, optimize=True)
         values, vectors = np.linalg.eigh(seen)

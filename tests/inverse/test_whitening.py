@@ -7,6 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from jaxinv.inverse import whitener
+from jaxinv.inverse.whitening import inverse_triangle
 
 N = 10
 
@@ -93,3 +94,23 @@ def test_what_is_no_covariance_is_refused(cov, message):
 @pytest.mark.parametrize("cov", [np.zeros((3, 3)), np.diag([1.0, np.nan, 1.0])])
 def test_under_a_transformation_what_is_no_covariance_gives_nan(cov):
     assert np.isnan(jax.jit(partial(whitener))(cov).matrix).any()
+
+
+@pytest.mark.parametrize("n_channels", [1, 5, 96, 97, 230])
+def test_inverse_triangle_is_the_inverse_of_the_cholesky_factor(key, n_channels):
+    root = jax.random.normal(key, (n_channels, n_channels)) * jnp.logspace(0, 2, n_channels)
+    cov = root @ root.T + jnp.eye(n_channels)
+    expected = np.linalg.inv(np.linalg.cholesky(cov))
+    for found in (inverse_triangle(cov), jax.vmap(inverse_triangle)(cov[None])[0]):
+        np.testing.assert_allclose(found, expected, atol=1e-10 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("place", [0, 120])
+def test_inverse_triangle_of_an_indefinite_matrix_is_not_finite(place):
+    assert not jnp.isfinite(inverse_triangle(jnp.eye(149).at[place, place].set(-1))).all()
+
+
+def test_inverse_triangle_is_differentiable_across_its_halves(key):
+    direction = jax.random.normal(key, (100, 100))
+    factor = lambda shift: inverse_triangle(jnp.eye(100) * 30 + shift * (direction + direction.T))  # noqa: E731
+    check_grads(jax.jit(factor), (0.3,), order=1)
