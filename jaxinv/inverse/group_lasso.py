@@ -110,5 +110,8 @@ def _working_set(variance, norms, size):
 
 
 def largest(values: Float[Array, " source"], size: int) -> Int[Array, " slot"]:
-    """Indices of the largest; ranked in single precision, for which alone XLA has a fast way on a CPU."""
-    return jax.lax.top_k(values.astype(jnp.float32), size)[1]
+    """Indices of the largest.
+
+    Ranked in single precision, and behind a barrier: else XLA sorts all of them on a CPU.
+    """
+    return jax.lax.optimization_barrier(jax.lax.top_k(values.astype(jnp.float32), size)[1])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinv.inverse.bounded_quadratic import bounded_quadratic
-from jaxinv.inverse.duality_gap import correlate, group_norms
+from jaxinv.inverse.duality_gap import correlate, group_norms, safe_root
 from jaxinv.inverse.estimator import Estimate, check_measurements, where_converged
 from jaxinv.inverse.group_lasso import certify, group_lasso, largest, slot_sizes
 from jaxinv.inverse.group_newton import group_newton
@@ -231,7 +231,7 @@ def _reweight(gain, target, penalty, unit, solution, estimator):
         whole, _, solves = state
         value, active = whole.value[:size], gain[whole.index[:size]]
         norms = group_norms(value)
-        weight = 2 * jnp.sqrt(unit * norms)
+        weight = 2 * safe_root(unit * norms)
         start = jnp.where(weight > 0, norms / (penalty * jnp.where(weight > 0, weight, 1)), 0)
         active = active * weight[:, None, None]
         _, new, steps = group_newton(active, target, penalty, start, tolerance, estimator.max_iterations)
