@@ -62,9 +62,9 @@ def moments_of_few(
     """
     size = columns.shape[1] // len(variance)
     each = jnp.repeat(variance, size)
-    weighted = columns * jnp.sqrt(each)
-    factor, _ = whitening_factor(jnp.eye(len(each), dtype=data.dtype) + _matmul(weighted.T, weighted))
-    solved = _matmul(factor.T, _matmul(factor, _matmul(weighted.T, data)))
+    root, gram, cross = jnp.sqrt(each)[:, None], _matmul(columns.T, columns), _matmul(columns.T, data)
+    factor, _ = whitening_factor(jnp.eye(len(each), dtype=data.dtype) + root * gram * root.T)
+    solved = _matmul(factor.T, _matmul(factor, root * cross))
     inverse = jnp.where(each > 0, 1 / jnp.where(each > 0, each, 1), 0)
     power = inverse * jnp.mean(solved**2, axis=1)
     sensitivity = inverse * (1 - jnp.sum(factor**2, axis=0))

@@ -25,8 +25,8 @@ NoiseLearning = Literal[False, "homoscedastic", "heteroscedastic"]
 _matmul = partial(jnp.matmul, precision="highest")
 
 _NOISE_FLOOR = 1e-4  # of the given variance: fewer samples than channels can be explained without any noise
-_SHRINK = 3  # the iteration goes on with the sources that are left when so many times fewer are
-_FEWEST = 32  # sources, below which fewer would not be faster
+_SHRINK = 2  # the iteration goes on with the sources that are left when so many times fewer are
+_FEWEST = 16  # sources, below which fewer would not be faster
 
 
 @flax.struct.dataclass
