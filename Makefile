@@ -17,8 +17,12 @@ $(STAMP): pyproject.toml
 run: $(STAMP)  ## the main job on the default head: a table and runs/quick/report.html
 	$(BIN)/jaxinv run --preset quick --directory runs/quick
 
-test: $(STAMP)  ## all tests, on CPU, one process a core: threads of OpenBLAS would wait for each other
-	JAX_PLATFORMS=cpu OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
+# A test's programs run once, and compiling them takes longest; a process a core, whose threads would wait.
+test: export JAX_PLATFORMS := cpu
+test: export JAX_DISABLE_MOST_OPTIMIZATIONS := 1
+test: export OPENBLAS_NUM_THREADS := 1
+test: $(STAMP)  ## all tests, on CPU
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 lint: $(STAMP)  ## ruff and the import contract
 	$(BIN)/ruff check .
