@@ -46,8 +46,7 @@ def moments(
     """Moments of components of `size` consecutive columns each, given F and `white` = F y."""
     seen = _matmul(factor, columns)
     power = jnp.mean(_matmul(seen.T, white) ** 2, axis=1)
-    sums = (power, jnp.sum(seen**2, axis=0), jnp.sum(columns**2, axis=0))
-    return Moments(*(x.reshape(-1, size).sum(axis=1) for x in sums), size)
+    return _summed(power, jnp.sum(seen**2, axis=0), columns, size)
 
 
 def moments_of_few(
@@ -68,6 +67,11 @@ def moments_of_few(
     inverse = jnp.where(each > 0, 1 / jnp.where(each > 0, each, 1), 0)
     power = inverse * jnp.mean(solved**2, axis=1)
     sensitivity = inverse * (1 - jnp.sum(factor**2, axis=0))
+    return _summed(power, sensitivity, columns, size)
+
+
+def _summed(power, sensitivity, columns, size):
+    """Moments of components from those of their columns."""
     sums = (power, sensitivity, jnp.sum(columns**2, axis=0))
     return Moments(*(x.reshape(-1, size).sum(axis=1) for x in sums), size)
 
