@@ -25,7 +25,7 @@ class HeadConfig:
 
     resolution: float = 4e-3
     sources: Literal["ico3", "ico4", "ico5"] | int = "ico4"
-    montage: Literal["10-20", "10-10-64", "10-5-149"] = "10-10-64"
+    montage: Literal["10-20", "10-10-32", "10-10-64", "10-5-128", "10-5-149"] = "10-10-64"
     field: bool = False
     tolerance: float = 1e-4
     dtype: Literal["float32", "float64"] = "float32"

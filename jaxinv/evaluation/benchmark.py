@@ -12,14 +12,15 @@ from jaxtyping import Array, Bool, Float
 
 from jaxinv.evaluation.calibration import PlattScaling, activity_score, choose_threshold
 from jaxinv.evaluation.case_metrics import case_metrics, pooled_metrics
-from jaxinv.evaluation.entrants import Entrant
+from jaxinv.evaluation.entrants import Entrant, as_pytree
 from jaxinv.evaluation.intervals import Interval, mean_interval
 from jaxinv.evaluation.problem import Problem
-from jaxinv.inverse import Estimator
+from jaxinv.inverse import ConvergenceError, Estimator
 from jaxinv.simulate import Batch
 
 BLOCK = 32  # cases in memory at once
 REPEATS = 20  # of a single reconstruction, for its median time
+ENOUGH_SECONDS = 2.0  # after which no more follow
 
 logger = logging.getLogger(__name__)
 
@@ -101,14 +102,17 @@ def evaluate_entrant(entrant: Entrant, problem: Problem) -> Result:
             f"{entrant.name} gave no finite estimate of the validation cases, for {entrant.grid}"
         )
     threshold = choose_threshold(best.probability, label, scenario.criterion)
-    found = _estimate(entrant, best.value, problem, test)
+    try:
+        found = _estimate(entrant, best.value, problem, test)
+    except ConvergenceError as error:
+        raise ValueError(f"{entrant.name} did not converge on a head of the test cases: {error}") from error
     probability = best.calibrated(found.raw)
     bad = ~np.isfinite(probability).all(axis=1)
     if bad.any():
         raise ValueError(f"{entrant.name} gave estimates of {bad.sum()} test cases that are not finite")
     return Result(
         entrant.name,
-        judged(problem, test, probability, probability >= threshold, found.raw),
+        judged(problem, test, probability, decided(probability, threshold), found.raw),
         pooled=pooled_metrics(test.activity, probability),
         setting=f"{entrant.parameter} = {_shown(best.value)}" if entrant.parameter else "",
         threshold=threshold,
@@ -140,6 +144,13 @@ def judged(
     return values
 
 
+def decided(
+    probability: Float[np.ndarray, "case source"], threshold: float
+) -> Bool[np.ndarray, "case source"]:
+    """Sources at or above a threshold, which may lie above all probabilities by less than float32 knows."""
+    return np.asarray(probability, np.float64) >= threshold
+
+
 def reference_results(problem: Problem, *, seed: int = 0) -> list[Result]:
     """What knows nothing of the measurements: a constant guess, the prior, and chance.
 
@@ -169,7 +180,7 @@ def seconds_per_reconstruction(estimator: Estimator, measurements: Float[Array, 
     """Median wall time of one reconstruction, compiled, until its result is there."""
     jax.block_until_ready(_apply(estimator, measurements))
     times = []
-    for _ in range(REPEATS):
+    while len(times) < REPEATS and sum(times) < ENOUGH_SECONDS:
         started = time.perf_counter()
         jax.block_until_ready(_apply(estimator, measurements))
         times.append(time.perf_counter() - started)
@@ -192,7 +203,11 @@ class _Candidate:
 
 def _tune(entrant: Entrant, value: float | None, problem: Problem, validation: Batch) -> _Candidate:
     label = np.asarray(validation.activity)
-    found = _estimate(entrant, value, problem, validation)
+    try:
+        found = _estimate(entrant, value, problem, validation)
+    except ConvergenceError as error:
+        logger.warning("%s with %s = %s: %s", entrant.name, entrant.parameter, value, error)
+        return _Candidate(value, None, np.empty(0), np.inf)
     if not np.isfinite(found.raw).all():
         logger.warning(
             "%s with %s = %s gave estimates that are not finite", entrant.name, entrant.parameter, value
@@ -220,7 +235,7 @@ def _estimate(entrant: Entrant, value: float | None, problem: Problem, cases: Ba
     for head in np.unique(heads):
         given = problem.given(int(head))
         started = time.perf_counter()
-        estimator = jax.block_until_ready(entrant.setup(given, value))
+        estimator = as_pytree(jax.block_until_ready(entrant.setup(given, value)))
         seconds.append(time.perf_counter() - started)
         of_head = np.flatnonzero(heads == head)
         found = np.asarray(

@@ -25,8 +25,8 @@ class Entrant:
 
     Attributes:
         name: in the table.
-        setup: the estimator from what it is given and one value of `grid`. An estimate without a probability
-            is calibrated.
+        setup: the estimator, a pytree or a function, from what it is given and one value of `grid`. An
+            estimate without a probability is calibrated.
         grid: values of the one parameter, or of a few together, chosen on validation by cross-entropy.
         parameter: what is chosen; "" where there is nothing.
         max_cases: only the first so many validation and test cases, for slow methods; None takes all.
@@ -84,7 +84,12 @@ def standardised(
     make: Callable[[Given, Setting], Estimator],
 ) -> Callable[[Given, Setting], StandardisedEstimator]:
     """For `Entrant.setup`: an inverse for measurements of zero mean and unit root mean square."""
-    return lambda given, value: StandardisedEstimator(make(given, value), given.offset)
+    return lambda given, value: StandardisedEstimator(as_pytree(make(given, value)), given.offset)
+
+
+def as_pytree(estimator: Estimator) -> Estimator:
+    """The estimator, or a pytree that calls it if it is a plain function, which cannot be passed to `jit`."""
+    return jax.tree_util.Partial(estimator) if jax.tree_util.all_leaves([estimator]) else estimator
 
 
 def baselines(*, lasso_cases: int = 100, smooth: bool = True) -> tuple[Entrant, ...]:

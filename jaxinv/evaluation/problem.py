@@ -41,12 +41,14 @@ class KnownHead:
         sources: where they are thought to be.
         prior_factor: F, where the currents' covariance is proportional to F Fᵀ and known, else None.
         nodes: where they are, for the metrics; None is where they are thought to be.
+        mean_current: of every source, in A m, where it is known; None takes that of the validation cases.
     """
 
     leadfield: Float[Array, "channel source"]
     sources: SourceSpace
     prior_factor: Float[Array, "source rank"] | None = None
     nodes: SourceSpace | None = None
+    mean_current: Float[Array, " source"] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "leadfield", jnp.asarray(self.leadfield, jnp.float32))
@@ -81,7 +83,6 @@ class Problem:
         test: cases for the table.
         node_volume: the paper's mean volume of a node, in m³; None leaves that column out.
         focal: true sources of the test cases, where they are few.
-        mean_current: of every source, in A m, where it is known; None takes that of the validation cases.
 
     Raises:
         ValueError: if leadfields and the two sets of cases do not fit together, or are not finite.
@@ -93,7 +94,6 @@ class Problem:
     test: Batch
     node_volume: float | None = None
     focal: FocalTruth | None = None
-    mean_current: Float[Array, " source"] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "heads", tuple(self.heads))
@@ -143,8 +143,9 @@ class Problem:
         Linear inverses assume currents of zero mean. Those of half-active maps are not, and their mean is as
         much known beforehand as their covariance; it is subtracted from what the baselines see.
         """
-        mean = jnp.mean(self.validation.current, axis=0) if self.mean_current is None else self.mean_current
-        return jnp.matmul(self.heads[head].leadfield, mean, precision="highest")
+        known = self.heads[head]
+        mean = jnp.mean(self.validation.current, axis=0) if known.mean_current is None else known.mean_current
+        return jnp.matmul(known.leadfield, mean, precision="highest")
 
     @cached_property
     def noise_cov(self) -> Float[Array, "channel channel"]:

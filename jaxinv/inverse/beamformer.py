@@ -78,7 +78,10 @@ def lcmv(
     arrays = (x.astype(dtype) for x in (leadfield, data_cov, noise_cov))
     kernel = _kernel(*arrays, jnp.asarray(reg, dtype), normalisation, orientation)
     if not isinstance(kernel, jax.core.Tracer) and not jnp.isfinite(kernel).all():
-        raise ValueError("data_cov lacks ranks that noise_cov has: give a reg above 0, such as 0.05")
+        raise ValueError(
+            f"data_cov lacks ranks that noise_cov has, and reg={reg:g} is too little for {kernel.dtype}: "
+            "give more, such as 0.05, or float64"
+        )
     return LinearEstimator(kernel)
 
 

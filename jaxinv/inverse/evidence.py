@@ -4,8 +4,9 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
+
+from jaxinv.inverse.whitening import inverse_triangle
 
 Update = Literal["EM", "MacKay", "Champagne", "LowSNR-BSI"]
 
@@ -32,9 +33,8 @@ def whitening_factor(
     covariance: Float[Array, "channel channel"],
 ) -> tuple[Float[Array, "channel channel"], Float[Array, ""]]:
     r"""$F$ with $F^T F = \Sigma^{-1}$, and $\log |\Sigma|$; NaN unless $\Sigma$ is positive definite."""
-    triangle = jnp.linalg.cholesky(covariance)
-    factor = solve_triangular(triangle, jnp.eye(len(covariance), dtype=covariance.dtype), lower=True)
-    return factor, 2 * jnp.sum(jnp.log(jnp.diag(triangle)))
+    factor = inverse_triangle(covariance)
+    return factor, -2 * jnp.sum(jnp.log(jnp.diag(factor)))
 
 
 def moments(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxinv.inverse.bounded_quadratic import bounded_quadratic
 from jaxinv.inverse.duality_gap import correlate, group_norms, safe_root
 from jaxinv.inverse.estimator import Estimate, check_measurements, where_converged
-from jaxinv.inverse.group_lasso import certify, group_lasso, largest, slot_sizes
+from jaxinv.inverse.group_lasso import fields, gap_of, group_lasso, largest, rank, slot_sizes
 from jaxinv.inverse.group_newton import group_newton
 from jaxinv.inverse.validation import (
     check_alpha,
@@ -51,6 +51,7 @@ class MixedNormEstimator:
 
     Attributes:
         gain: whitened leadfield, transposed, weighted by depth, over the largest norm of a source.
+        coarse: the same in single precision, for passes over all sources.
         amplitude: of each source, in A m: what its row of the gain is for.
         whitener: of the noise, in 1/V.
         alpha: penalty as a share of the smallest that gives zero.
@@ -62,6 +63,7 @@ class MixedNormEstimator:
     """
 
     gain: Float[Array, "source orientation channel"]
+    coarse: Float[Array, "channel column"]
     amplitude: Float[Array, " source"]
     whitener: Float[Array, "channel channel"]
     alpha: Float[Array, ""]
@@ -172,6 +174,7 @@ def mixed_norm(
     gain, amplitude, matrix = _prepare(leadfield.astype(dtype), noise_cov.astype(dtype), depth or 0.0)
     return MixedNormEstimator(
         gain,
+        gain.reshape(-1, len(matrix)).T.astype(jnp.float32),
         amplitude,
         matrix,
         jnp.asarray(alpha, dtype),
@@ -207,11 +210,12 @@ def _solve(estimator, measurements):
         courses, triangle = jnp.linalg.qr(target.T)
         target = triangle.T
     gain = estimator.gain
-    norms = group_norms(correlate(gain, target))
-    penalty = estimator.alpha * jnp.max(norms)
+    ranking = rank(gain, estimator.coarse, target, jnp.zeros(len(gain), bool), estimator.max_active)
+    largest_norm = jnp.max(ranking.exact)
+    penalty = estimator.alpha * largest_norm
     limits = (estimator.tolerance, estimator.max_iterations)
-    solution = group_lasso(gain, target, penalty, norms, *limits, estimator.max_active)
-    unit = size**2 * jnp.max(norms) / _ALPHA_MAX
+    solution = group_lasso(gain, estimator.coarse, target, penalty, ranking, *limits)
+    unit = size**2 * largest_norm / _ALPHA_MAX
     solution = _reweight(gain, target, penalty, unit, solution, estimator)
     value = solution.value
     if estimator.debias:
@@ -235,12 +239,17 @@ def _reweight(gain, target, penalty, unit, solution, estimator):
         start = jnp.where(weight > 0, norms / (penalty * jnp.where(weight > 0, weight, 1)), 0)
         active = active * weight[:, None, None]
         _, new, steps = group_newton(active, target, penalty, start, tolerance, estimator.max_iterations)
-        gap = jnp.maximum(whole.gap, certify(active, target, penalty, active, new)[1])
+        residual = target - fields(active, new)
+        gap = gap_of(target, penalty, residual, group_norms(correlate(active, residual)), new)
         new = new * weight[:, None, None]
         same = ((group_norms(new) > 0) == (norms > 0)).all()
         settled = same & (jnp.max(jnp.abs(new - value)) <= tolerance * jnp.max(jnp.abs(new)))
         new = whole.value.at[:size].set(new)
-        return whole._replace(value=new, gap=gap, steps=whole.steps + steps), settled, solves + 1
+        return (
+            whole._replace(value=new, gap=jnp.maximum(whole.gap, gap), steps=whole.steps + steps),
+            settled,
+            solves + 1,
+        )
 
     def unfinished(size, state):
         whole, settled, solves = state

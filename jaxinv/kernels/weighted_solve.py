@@ -45,17 +45,17 @@ def weighted_solve(
 
     def solve(_, right):
         fixed, factors = jax.lax.stop_gradient((matrices, weights))
-        return weighted_solve_p.bind(fixed, factors[None], right[None])[0]
+        return weighted_solve_p.bind(fixed, factors[None], right[None, :, None])[0, :, 0]
 
     return jax.lax.custom_linear_solve(product, right, solve, symmetric=True)
 
 
 def _solve_one(matrix, right):
-    return cho_solve(cho_factor(matrix, lower=True), right)
+    return cho_solve(cho_factor(matrix, lower=True), right.T).T
 
 
 def _solve(matrices, weights, right, solve_one=_solve_one):
-    """All samples: weights (sample, term), right-hand sides and result (sample, system, unknown)."""
+    """All samples: weights (sample, term), right-hand sides and result (sample, system, column, unknown)."""
     sums = jnp.einsum("kt,stij->ksij", weights, matrices, precision="highest")
     return jax.vmap(jax.vmap(solve_one))(sums, right)
 
@@ -64,10 +64,15 @@ _solve_one_by_one = partial(_solve, solve_one=sequential_vmap(_solve_one))
 
 
 def _batch(arguments, axes):
-    """A batch of weights is more samples."""
+    """A batch of weights is more samples, one of right-hand sides alone more columns for the same factors."""
     matrices, weights, right = arguments
     if axes[0] is not None:
         return jax.vmap(sequential_vmap(weighted_solve_p.bind), axes)(*arguments), 0
+    if axes[1] is None:
+        columns = jnp.moveaxis(right, axes[2], 2)
+        shape = columns.shape
+        flat = columns.reshape(*shape[:2], -1, shape[4])
+        return weighted_solve_p.bind(matrices, weights, flat).reshape(shape), 2
     size = next(a.shape[axis] for a, axis in zip(arguments, axes) if axis is not None)
 
     def samples(array, axis):
@@ -83,12 +88,13 @@ def _batch(arguments, axes):
 def _lower_cpu(context, *arguments):
     matrices, _, right = context.avals_in
     _, n_terms, n, _ = matrices.shape
+    columns = right.shape[2]
     lanes = machine_code.VECTOR // right.dtype.itemsize
     scalar = machine_code.FLOATS[right.dtype]
     kernel = machine_code.register(
-        "weighted_solve.ll.jinja", f"jaxinv_weighted_solve_{right.dtype}_{n_terms}_{n}", right.dtype,
-        n=n, terms=n_terms, triangle=n * (n + 1) // 2, lanes=lanes, vector=f"<{lanes} x {scalar}>",
-        suffix=f"v{lanes}f{8 * right.dtype.itemsize}", serial=SERIAL,
+        "weighted_solve.ll.jinja", f"jaxinv_weighted_solve_{right.dtype}_{n_terms}_{n}_{columns}",
+        right.dtype, n=n, columns=columns, terms=n_terms, triangle=n * (n + 1) // 2, lanes=lanes,
+        vector=f"<{lanes} x {scalar}>", suffix=f"v{lanes}f{8 * right.dtype.itemsize}", serial=SERIAL,
         ones="<" + ", ".join([f"{scalar} 1.0"] * lanes) + ">", operands="matrices, weights, right-hand sides",
     )  # fmt: skip
     return jax.ffi.ffi_lowering(kernel)(context, *arguments)

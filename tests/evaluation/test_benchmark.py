@@ -16,9 +16,12 @@ from jaxinv.evaluation import (
     evaluate,
     evaluate_entrant,
     findings,
+    standardised,
 )
+from jaxinv.evaluation.benchmark import decided
+from jaxinv.evaluation.calibration import choose_threshold
 from jaxinv.evaluation.case_metrics import metric
-from jaxinv.inverse import Estimate
+from jaxinv.inverse import ConvergenceError, Estimate, minimum_norm, minimum_norm_kernel
 from jaxinv.simulate import Dipoles, Patches, WhiteNoise, simulate_batch
 
 
@@ -60,6 +63,37 @@ def test_who_knows_the_truth_decides_without_error(results, problem):
 
 def test_an_estimate_with_a_probability_is_not_calibrated(results):
     assert set(np.round(np.unique(results["oracle"].probability), 5)) == {np.float32(0.1), np.float32(0.9)}
+
+
+def test_a_method_may_be_a_plain_function(results, problem):
+    """The same as the estimator that it calls."""
+
+    def setup(given, snr):
+        kernel = minimum_norm_kernel(given.leadfield, given.noise_cov, snr=snr)
+        return lambda measurements: Estimate(kernel @ measurements)
+
+    snr = float(results["MNE"].setting.removeprefix("snr = "))
+    found = evaluate_entrant(Entrant("mine", standardised(setup), (snr,), "snr"), problem)
+    np.testing.assert_allclose(found.probability, results["MNE"].probability, atol=1e-5)
+
+
+def test_a_value_with_which_a_method_does_not_converge_is_passed_over(results, problem):
+    def setup(given, snr):
+        if snr < 1:
+            raise ConvergenceError("too few iterations")
+        return minimum_norm(given.leadfield, given.noise_cov, snr=snr)
+
+    snr = float(results["MNE"].setting.removeprefix("snr = "))
+    found = evaluate_entrant(Entrant("mine", standardised(setup), (0.5, snr), "snr"), problem)
+    assert found.setting == f"snr = {snr:g}"
+    with pytest.raises(ValueError, match="mine gave no finite estimate"):
+        evaluate_entrant(Entrant("mine", standardised(setup), (0.5,), "snr"), problem)
+
+
+def test_no_source_is_decided_for_where_that_is_best_in_single_precision_too():
+    probability = np.full((1, 3), 0.3, np.float32)
+    threshold = choose_threshold(probability, np.zeros((1, 3)), "accuracy")
+    assert not decided(probability, threshold).any()
 
 
 @pytest.mark.parametrize("name", ["MNE", "sLORETA"])

@@ -49,6 +49,21 @@ def test_a_batch_of_anything_is_its_members():
             np.testing.assert_allclose(found[k], weighted_solve(*each), rtol=1e-9)
 
 
+@pytest.mark.parametrize("n_systems", [3, 19])
+def test_many_right_hand_sides_share_their_factors(n_systems):
+    """One call of the kernel for all of them, alone and beside a batch of weights."""
+    matrices, weights, right = systems(n_systems, 3, 6, 2)
+    shifts = np.arange(1.0, 5)
+    columns = shifts[:, None, None] * right
+    solve = jax.vmap(weighted_solve, (None, None, 0))
+    program = str(jax.make_jaxpr(solve)(matrices, weights[0], columns))
+    assert f"[1,{n_systems},4,6] = weighted_solve" in program
+    expected = shifts[:, None, None, None] * solved(matrices, weights, right)
+    np.testing.assert_allclose(solve(matrices, weights[0], columns), expected[:, 0], rtol=1e-9)
+    found = jax.vmap(solve, (None, 0, None), out_axes=1)(matrices, weights, columns)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 def test_derivatives_in_everything():
     matrices, weights, right = systems(3, 2, 4, 1)
 
@@ -69,11 +84,10 @@ def test_a_sum_that_is_not_positive_definite_has_no_solution():
 def test_other_platforms_lower_to_what_the_kernel_computes():
     """What a GPU or TPU compiles, and what a CPU does without LLVM, run here."""
     matrices, weights, right = systems(6, 3, 5, 2)
-    columns = np.broadcast_to(right, (2, *right.shape))
+    columns = np.broadcast_to(right[:, None], (2, 6, 1, 5))
     for function in (module._solve, module._solve_one_by_one):
-        np.testing.assert_allclose(
-            jax.jit(function)(matrices, weights, columns), solved(matrices, weights, right), rtol=1e-9
-        )
+        found = jax.jit(function)(matrices, weights, columns)[:, :, 0]
+        np.testing.assert_allclose(found, solved(matrices, weights, right), rtol=1e-9)
     for platform in ("cuda", "tpu"):
         exported = jax.export.export(jax.jit(weighted_solve), platforms=[platform])(
             jnp.asarray(matrices, jnp.float32),

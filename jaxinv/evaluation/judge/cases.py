@@ -82,10 +82,9 @@ def pose(
         "validation": draw_cases(cell, validation, 0, n_validation, "validation", seed),
         "test": draw_cases(cell, test, len(validation), n_test, "test", seed),
     }
-    mean = worlds[0].node_moment / 2 if cell.scenario == "D2" else np.zeros(worlds[0].n_nodes)
     problem = Problem(
         SCENARIOS[cell.scenario], tuple(world.known for world in worlds), drawn["validation"].batch,
-        drawn["test"].batch, focal=drawn["test"].focal, mean_current=jnp.asarray(mean, jnp.float32),
+        drawn["test"].batch, focal=drawn["test"].focal,
     )  # fmt: skip
     return Posed(cell, worlds, problem, drawn["validation"], drawn["test"])
 

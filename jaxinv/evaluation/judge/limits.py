@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.sparse import csr_array, vstack
 
-from jaxinv.evaluation.benchmark import Result, judged
+from jaxinv.evaluation.benchmark import Result, decided, judged
 from jaxinv.evaluation.calibration import choose_threshold
 from jaxinv.evaluation.case_metrics import pooled_metrics
 from jaxinv.evaluation.judge.cases import (
@@ -24,20 +24,29 @@ from jaxinv.evaluation.judge.cases import (
     noise_course_cov,
     patches,
     temporal_cov,
+    temporal_factor,
 )
+from jaxinv.evaluation.judge.cells import Cell
 from jaxinv.evaluation.judge.world import World
 from jaxinv.evaluation.oracles import (
     BinaryMapOracle,
+    DipoleOracle,
     FewSourcesOracle,
     binary_map_oracle,
     dipole_oracle,
     few_sources_oracle,
     signed_map_oracle,
 )
+from jaxinv.evaluation.oracles.whitened import course_modes
 from jaxinv.inverse import Estimator
 from jaxinv.simulate.activity import NOMINAL_MOMENT
 
-PLACES = np.array([[4, 1, 1], [1, 4, 1], [1, 1, 4], [2, 2, 2]]) / 6  # in a triangle, for equal areas
+PLACES = (
+    np.array([[11, 3.5, 3.5], [3.5, 11, 3.5], [3.5, 3.5, 11]]) / 18
+)  # centroids of what is nearest a corner
+INTERPOLATED = 0.05  # relative error of the strength of a field between vertices
+AMPLITUDE_DRAWS = 4000  # for the density of amplitudes
+LEAST_DENSITY = 1e-6
 N_ATOMS = 20_000  # drawn for the dictionary of patches
 N_OTHERS = 500  # drawn besides, to see what the atoms leave out
 SAMPLED_CASES = 48  # of an oracle that samples
@@ -88,7 +97,7 @@ def oracle_result(posed: Posed) -> Result | None:
     cases = jax.tree.map(lambda values: values[: oracle.max_cases], posed.problem.test)
     return Result(
         oracle.name,
-        judged(posed.problem, cases, found, found >= threshold, found),
+        judged(posed.problem, cases, found, decided(found, threshold), found),
         pooled={**pooled_metrics(cases.activity, found), "sampling_error": float(error.mean())},
         threshold=threshold,
         probability=found,
@@ -147,6 +156,32 @@ class _Few:
         return found.probability, found.error
 
 
+@flax.struct.dataclass
+class _Dipole:
+    """One dipole, for noise of unit variance. A pytree.
+
+    The level of the noise tells the signal's power, so how strong a dipole at each place would have to be.
+
+    Attributes:
+        oracle: of the places.
+        log_strength: of each place's field at the nominal moment, root mean square.
+        log_signal: of the signal over the level of the noise.
+        log_amplitude: where the density of the logarithm of amplitudes is known.
+        log_density: that density.
+    """
+
+    oracle: DipoleOracle
+    log_strength: Float[Array, " atom"]
+    log_signal: Float[Array, ""]
+    log_amplitude: Float[Array, " bin"]
+    log_density: Float[Array, " bin"]
+
+    def __call__(self, measurements, level):
+        amplitude = self.log_signal + jnp.log(level) - self.log_strength
+        prior = self.oracle.log_prior + jnp.interp(amplitude, self.log_amplitude, self.log_density)
+        return self.oracle.replace(log_prior=prior)(measurements).probability, 0.0
+
+
 def _level(posed: Posed, world: int, draw: int) -> float:
     """Of the noise, which all maps on one leadfield share."""
     for drawn in (posed.validation, posed.test):
@@ -170,14 +205,36 @@ def _binary(posed: Posed, world: int, draw: int) -> Bound:
 
 def _dipole(posed: Posed, world: int, draw: int) -> Bound:
     place, cell = posed.worlds[world], posed.cell
-    course = temporal_cov(cell.n_times) if cell.n_times > 1 else None
+    course, noise_course = (None, None)
+    if cell.n_times > 1:
+        course, noise_course = temporal_cov(cell.n_times), noise_course_cov(cell)
     fields, carried, weight = place.leadfields[draw] * NOMINAL_MOMENT, place.carried, None
     if cell.knowledge != "crime":
         fields, carried, weight = _between_vertices(place, fields)
-    return _Exact(dipole_oracle(
+    oracle = dipole_oracle(
         fields, carried, place.n_nodes, place.noise_cov, 10 ** (cell.snr_db / 10),
-        course_cov=course, weight=weight,
-    ))  # fmt: skip
+        course_cov=course, noise_course_cov=noise_course, weight=weight,
+    )  # fmt: skip
+    strength = np.log(np.sqrt(np.mean(np.asarray(fields, np.float64) ** 2, axis=0)))
+    signal = cell.snr_db / 20 * np.log(10)
+    arrays = (strength, signal, *_amplitudes(cell))
+    return _Dipole(oracle, *(jnp.asarray(array, jnp.float32) for array in arrays))
+
+
+def _amplitudes(cell: Cell) -> tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " bin"]]:
+    """Logarithms of root mean square amplitudes, over the nominal one, and of the density that these have."""
+    rng, log_factor = np.random.default_rng(0), np.zeros(1)
+    if cell.n_times > 1:  # of the course
+        courses = rng.normal(size=(AMPLITUDE_DRAWS, cell.n_times)) @ temporal_factor(cell.n_times).T
+        log_factor = np.log(np.mean(courses**2, axis=1)) / 2
+    if cell.knowledge != "crime":
+        log_factor = log_factor + INTERPOLATED * rng.normal(size=AMPLITUDE_DRAWS)
+    low, high = np.log(AMPLITUDE)
+    at = np.linspace(low + log_factor.min(), high + log_factor.max(), 200)
+    at = np.array([at[0] - 1e-4, *at, at[-1] + 1e-4])
+    left = at[:, None] - log_factor
+    density = np.mean(np.where((left >= low) & (left <= high), np.exp(left), 0), axis=1)
+    return at, np.log(np.maximum(density, LEAST_DENSITY))
 
 
 def _patches(posed: Posed, world: int, draw: int) -> Bound:
@@ -186,11 +243,13 @@ def _patches(posed: Posed, world: int, draw: int) -> Bound:
     inside, nodes = _patch_dictionary(place)
     fields = (inside @ (place.leadfields[draw] * place.moment).T).T
     fields, others = fields[:, :N_ATOMS], fields[:, N_ATOMS:]
-    course, noise_course = None, None
+    course, noise_course, share = None, None, 1.0
     if cell.n_times > 1:
         course = np.mean(np.linspace(*AMPLITUDE, 1001) ** 2) * temporal_cov(cell.n_times)
         noise_course = noise_course_cov(cell)
-    noise_cov = place.noise_cov + 10 ** (cell.snr_db / 10) * _left_out(fields, others)
+        _, variance = course_modes(temporal_cov(cell.n_times), noise_course, left_out=0.0)
+        share = np.sum(variance**2) / np.sum(variance)  # what is left out follows the courses, unlike noise
+    noise_cov = place.noise_cov + share * 10 ** (cell.snr_db / 10) * _left_out(fields, others)
     return _Few(few_sources_oracle(
         fields, nodes[:N_ATOMS], noise_cov, COUNTS[cell.scenario],
         spread=(AMPLITUDE[1] - AMPLITUDE[0]) / np.sqrt(12), course_cov=course, noise_course_cov=noise_course,
@@ -226,7 +285,7 @@ def _patch_dictionary(world: World) -> tuple[csr_array, csr_array]:
 
 
 def _between_vertices(world: World, fields: Float[np.ndarray, "channel vertex"]):
-    """Fields of dipoles at four places of every triangle, the nodes they are carried to, and their areas.
+    """Fields of dipoles at three places of every triangle, the nodes they are carried to, and their areas.
 
     Interpolated, as both place and normal are between the corners.
     """

@@ -38,7 +38,7 @@ def _decisions(verdict: Verdict) -> Table:
     for result in verdict.results:
         cells = [m.shown(np.mean(result.metrics[m.key])) for m in metrics]
         table.add_row(
-            result.name,
+            _named(result, verdict),
             shown_seconds(result.setup_seconds),
             shown_seconds(result.apply_seconds),
             *cells,
@@ -49,6 +49,12 @@ def _decisions(verdict: Verdict) -> Table:
         cells = [m.shown(row.metrics[m.key]) if m.key in row.metrics else MISSING for m in metrics]
         table.add_row(f"published: {row.name}", MISSING, shown_seconds(row.seconds), *cells, MISSING)
     return table
+
+
+def _named(result: Result, verdict: Verdict) -> str:
+    """With the number of its cases where others have more."""
+    most = max(other.n_cases for other in verdict.results)
+    return result.name if result.n_cases == most else f"{result.name} ({result.n_cases} cases)"
 
 
 def _gap(result: Result, oracle: Result) -> str:
@@ -65,7 +71,7 @@ def _places(verdict: Verdict) -> Table:
     for m in metrics:
         table.add_column(f"{m.title} ({m.unit})", justify="right")
     for result in verdict.results:
-        table.add_row(result.name, *(_quartiles(m, result.metrics[m.key]) for m in metrics))
+        table.add_row(_named(result, verdict), *(_quartiles(m, result.metrics[m.key]) for m in metrics))
     table.add_section()
     for number, values in enumerate(PUBLISHED_CASES, 1):
         table.add_row(f"published: case {number}", *(m.shown(value) for m, value in zip(metrics, values)))

@@ -30,6 +30,7 @@ VERSIONS = ("jaxinv", "jax", "jaxlib", "numpy", "scipy", "mne", "POT")
 logger = logging.getLogger(__name__)
 
 PROTOCOL = Protocol()
+GUESSES, ORACLE = "guesses", "oracle"  # results beside those of the entrants
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,12 @@ def judge(
     chosen = entrants if callable(entrants) else lambda cell: entrants
     for cell in cells:
         names = [entrant.name for entrant in chosen(cell)]
-        if len(set(names)) < len(names):
-            raise ValueError(f"an entrant is there twice: {sorted(names)}")
+        files = [_file_of(name) for name in (*names, GUESSES, ORACLE)]
+        if len(set(files)) < len(files):
+            raise ValueError(
+                f"names of entrants must differ in letters and digits, and from {GUESSES!r} and "
+                f"{ORACLE!r}, as files are named after them; found {sorted(names)}"
+            )
     stage = _Stage(directory, protocol)
     verdicts = []
     with Progress(disable=not progress, transient=True) as bar:
@@ -145,7 +150,7 @@ def _judge_cell(cell, entrants, folder, stage, n_cases, n_validation, report) ->
 
     def kept(name: str, make: Callable[[Posed], Sequence[Result]]) -> list[Result]:
         nonlocal posed
-        path = folder / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
+        path = folder / _file_of(name)
         if not path.exists():
             posed = posed or stage.pose(cell, n_validation, n_cases, report)
             report(f"{cell.name}: {name}")
@@ -158,9 +163,13 @@ def _judge_cell(cell, entrants, folder, stage, n_cases, n_validation, report) ->
     results = []
     for entrant in entrants:
         results += kept(entrant.name, lambda posed: [evaluate_entrant(entrant, posed.problem)])  # noqa: B023
-    results += kept("guesses", lambda posed: reference_results(posed.problem))
-    results += kept("oracle", lambda posed: [found for found in [oracle_result(posed)] if found])
+    results += kept(GUESSES, lambda posed: reference_results(posed.problem))
+    results += kept(ORACLE, lambda posed: [found for found in [oracle_result(posed)] if found])
     return Verdict(cell, tuple(results))
+
+
+def _file_of(name: str) -> str:
+    return f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
 
 
 def _write(

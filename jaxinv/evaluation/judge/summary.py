@@ -52,7 +52,10 @@ def tables(verdicts: Sequence[Verdict]) -> list[Table]:
 
 
 def findings_on_oracles(verdicts: Sequence[Verdict]) -> list[str]:
-    """Where a method is better than its oracle by more than its interval: the oracle is then wrong."""
+    """Where a method is better than its oracle by more than its interval: the oracle is then wrong.
+
+    What the oracle loses because it samples is taken off.
+    """
     said = []
     for verdict in verdicts:
         oracle = next((result for result in verdict.results if result.name.startswith("oracle")), None)
@@ -61,7 +64,8 @@ def findings_on_oracles(verdicts: Sequence[Verdict]) -> list[str]:
         for result in verdict.results:
             shared = min(result.n_cases, oracle.n_cases)
             difference = result.metrics["bce"][:shared] - oracle.metrics["bce"][:shared]
-            if result is not oracle and mean_interval(difference).high < 0:
+            excess = oracle.pooled.get("sampling_error", 0.0)
+            if result is not oracle and mean_interval(difference).high + excess < 0:
                 said.append(
                     f"{verdict.cell.name}: {result.name} beats the oracle by {-difference.mean():.2e} nats"
                 )
@@ -85,7 +89,9 @@ def overview(verdicts: Sequence[Verdict]) -> Figure:
                     _draw_interval(axis, by_name[name], m, row + shift, colour)
             for name, result in by_name.items():
                 if name.startswith("oracle"):
-                    axis.axvline(m.scale * np.nanmean(result.metrics[m.key]), color=colour, lw=1.2, ls=":")
+                    best = mean_interval(result.metrics[m.key])
+                    axis.axvline(m.scale * best.mean, color=colour, lw=1.2, ls=":")
+                    axis.axvspan(m.scale * best.low, m.scale * best.high, color=colour, alpha=0.06, lw=0)
             axis.plot([], [], "o", color=colour, label=_short(verdict, LEADFIELDS[verdict.cell.knowledge]))
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.invert_yaxis()
@@ -130,8 +136,10 @@ def _short(verdict: Verdict, knowledge: str | None = None) -> str:
 
 def _cell(verdict: Verdict, name: str, key: str) -> str:
     m = metric(key)
+    most = max(result.n_cases for result in verdict.results)
     for result in verdict.results:
         if result.name == name and key in result.metrics and not np.isnan(result.metrics[key]).all():
             found = mean_interval(result.metrics[key])
-            return f"{m.shown(found.mean)}\n\\[{m.shown(found.low)}, {m.shown(found.high)}]"
+            fewer = f"\n{result.n_cases} cases" if result.n_cases < most else ""
+            return f"{m.shown(found.mean)}\n\\[{m.shown(found.low)}, {m.shown(found.high)}]{fewer}"
     return "–"

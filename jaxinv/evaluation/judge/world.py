@@ -117,16 +117,23 @@ def make_world(cell: Cell, head: TrueHead, factors: dict[float, Float[np.ndarray
     area = np.asarray(surface.area)
     n_nodes = head.nodes.n_sources
     moment = NOMINAL_MOMENT * area / (area.sum() / n_nodes)
-    told, sources = (
-        (seen(head.template), head.template_nodes) if cell.knowledge == "template" else (own, head.nodes)
-    )
-    prior = None
+    told, sources, node_moment = own, head.nodes, np.bincount(carried, moment, n_nodes)
+    if cell.knowledge == "template":  # the areas are the default head's too
+        told, sources, area_told = (
+            seen(head.template),
+            head.template_nodes,
+            np.asarray(head.template_nodes.area),
+        )
+        node_moment = NOMINAL_MOMENT * area_told / area_told.mean()
+    prior, mean_current = None, np.zeros(n_nodes, np.float32)
     if factor is not None:
         node = carrying(carried, area, n_nodes) @ factor
-        prior = (np.bincount(carried, moment, n_nodes)[:, None] / NOMINAL_MOMENT * node).astype(np.float32)
+        prior = (node_moment[:, None] / NOMINAL_MOMENT * node).astype(np.float32)
+    if cell.scenario == "D2":
+        mean_current = (node_moment / 2).astype(np.float32)
     return World(
         surface, dipoles, carried, dipole_carried, leadfields, dipole_leadfields,
-        KnownHead(told, sources, prior, head.nodes), moment,
+        KnownHead(told, sources, prior, head.nodes, mean_current), moment,
         _noise_factor(cell, electrodes, reference), factor,
     )  # fmt: skip
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxinv.evaluation.oracles.whitened import whitened
+from jaxinv.evaluation.oracles.whitened import course_modes, whitened
 from jaxinv.inverse import Estimate
 from jaxinv.inverse.estimator import check_measurements
-from jaxinv.inverse.validation import check_covariance, check_finite, check_positive
+from jaxinv.inverse.validation import check_finite, check_positive
 
 _matmul = partial(jnp.matmul, precision="highest")
 
@@ -25,8 +25,8 @@ class DipoleOracle:
         gain: whitened fields of the atoms, each scaled to the known power.
         log_prior: of each atom.
         node: that each atom is carried to.
-        modes: eigenvectors of the course's covariance; None for samples that are independent.
-        variance: of each mode, one in the mean.
+        modes: from samples to modes in which noise is white; None for samples that are independent.
+        variance: of the course in each mode.
         n_nodes: of the estimate.
     """
 
@@ -64,6 +64,7 @@ def dipole_oracle(
     signal_power: float,
     *,
     course_cov: Float[Array, "time time"] | None = None,
+    noise_course_cov: Float[Array, "time time"] | None = None,
     weight: Float[Array, " atom"] | None = None,
 ) -> DipoleOracle:
     r"""The Bayes answer for one dipole of a known dictionary. Exact, for the courses that are assumed.
@@ -81,6 +82,7 @@ def dipole_oracle(
         signal_power: $P$, in V², at the level of `noise_cov`.
         course_cov: of the course over the samples, up to a factor; None for independent samples, of any
             number.
+        noise_course_cov: of the noise over the samples, which must be regular; None for white noise.
         weight: how probable each atom is, up to a factor; None for all alike.
 
     Raises:
@@ -107,10 +109,11 @@ def dipole_oracle(
     modes = variance = None
     dtype = jnp.result_type(fields, noise_cov)
     if course_cov is not None:
-        check_covariance("course_cov", course_cov, len(course_cov))
-        variance, modes = np.linalg.eigh(np.asarray(course_cov, np.float64))
-        variance = jnp.asarray(np.maximum(variance, 0) / np.mean(np.maximum(variance, 0)), dtype)
+        modes, variance = course_modes(course_cov, noise_course_cov, left_out=0.0)
+        variance = jnp.asarray(variance / np.mean(np.diag(course_cov)), dtype)
         modes = jnp.asarray(modes, dtype)
+    elif noise_course_cov is not None:
+        raise ValueError("noise_course_cov is of a window: give course_cov too")
     with np.errstate(divide="ignore"):
         log_prior = np.log(weight / weight.sum())
     gain = white * (np.sqrt(float(signal_power)) / rms)

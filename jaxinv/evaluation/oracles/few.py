@@ -12,15 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-from scipy.linalg import eigh
 from scipy.sparse import csr_array
 from scipy.special import comb
 
 from jaxinv.evaluation.oracles.monte_carlo import excess_loss
-from jaxinv.evaluation.oracles.whitened import whitened
+from jaxinv.evaluation.oracles.whitened import course_modes, whitened
 from jaxinv.inverse import Estimate
 from jaxinv.inverse.estimator import check_measurements
-from jaxinv.inverse.validation import check_covariance
 
 _matmul = partial(jnp.matmul, precision="highest")
 
@@ -160,8 +158,7 @@ def few_sources_oracle(
         raise ValueError(f"n_burn_in must be from 0 to n_sweeps - 1 = {n_sweeps - 1}; found {n_burn_in}")
     modes, variance, mean = None, np.array([spread**2]), 1.0
     if course_cov is not None:
-        check_covariance("course_cov", course_cov, len(course_cov))
-        modes, variance = _modes(np.asarray(course_cov, np.float64), noise_course_cov)
+        modes, variance = course_modes(course_cov, noise_course_cov, _TRACE_LEFT_OUT)
         mean = 0.0
     elif noise_course_cov is not None:
         raise ValueError("noise_course_cov is of a window: give course_cov too")
@@ -178,16 +175,6 @@ def few_sources_oracle(
         single(prior), single(1.0), jnp.asarray(seed, jnp.int32), n_nodes=members.shape[1],
         n_chains=int(n_chains), n_sweeps=int(n_sweeps), n_burn_in=int(n_burn_in),
     )  # fmt: skip
-
-
-def _modes(course_cov, noise_course_cov):
-    """In which noise is white and courses independent; those that hold the courses' power."""
-    noise = np.eye(len(course_cov)) if noise_course_cov is None else np.asarray(noise_course_cov, np.float64)
-    check_covariance("noise_course_cov", noise, len(course_cov))
-    variance, modes = eigh(course_cov, noise)
-    variance, modes = np.maximum(variance[::-1], 0), modes[:, ::-1]
-    kept = 1 + np.searchsorted(np.cumsum(variance), (1 - _TRACE_LEFT_OUT) * variance.sum())
-    return modes[:, :kept], variance[:kept]
 
 
 def _padded(members):

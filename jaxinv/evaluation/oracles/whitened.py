@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from scipy.linalg import eigh
 
-from jaxinv.inverse.validation import check_finite, check_noise_cov
+from jaxinv.inverse.validation import check_covariance, check_finite, check_noise_cov
 from jaxinv.inverse.whitening import whitener
 
 
@@ -31,6 +32,29 @@ def whitened(
         raise ValueError(f"{name} are zero everywhere: there is nothing to measure")
     matrix = np.asarray(whitener(jnp.asarray(noise_cov)).matrix, np.float64)
     return matrix, matrix @ fields
+
+
+def course_modes(
+    course_cov: Float[Array, "time time"], noise_course_cov: Float[Array, "time time"] | None, left_out: float
+) -> tuple[Float[np.ndarray, "time mode"], Float[np.ndarray, " mode"]]:
+    """Modes of a window in which noise is white and courses independent, and a course's variance in each.
+
+    Args:
+        course_cov: of the courses over the samples.
+        noise_course_cov: of the noise, which must be regular; None for white noise of variance one.
+        left_out: share of the courses' power that may lie in modes that are left out.
+
+    Raises:
+        ValueError: for a covariance that is none.
+    """
+    course_cov = np.asarray(course_cov, np.float64)
+    check_covariance("course_cov", course_cov, len(course_cov))
+    noise = np.eye(len(course_cov)) if noise_course_cov is None else np.asarray(noise_course_cov, np.float64)
+    check_covariance("noise_course_cov", noise, len(course_cov))
+    variance, modes = eigh(course_cov, noise)
+    variance, modes = np.maximum(variance[::-1], 0), modes[:, ::-1]
+    kept = 1 + np.searchsorted(np.cumsum(variance), (1 - left_out) * variance.sum())
+    return modes[:, :kept], variance[:kept]
 
 
 def checked(name: str, matrix: Float[Array, "row column"], n_columns: int | None = None) -> np.ndarray:

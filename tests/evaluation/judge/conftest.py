@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,10 +16,16 @@ def potentials(electrodes, sources, sharpness):
     return (dipole * (distance / 0.08) ** sharpness).astype(np.float32)
 
 
+def _of_other_areas(surface: SourceSpace, seed: int) -> SourceSpace:
+    """As in another head."""
+    stretch = 1 + 0.3 * np.sin(30 * np.asarray(surface.positions) @ [1, 0.5, 0.2] + seed)
+    return replace(surface, area=np.asarray(surface.area) * stretch)
+
+
 def toy_head(seed: int) -> TrueHead:
     """Two draws of another medium and of electrodes that missed their place."""
     rng = np.random.default_rng(seed)
-    surface, nodes = mid_surface("ico4"), mid_surface("ico3")
+    surface, nodes = (_of_other_areas(mid_surface(name), seed) for name in ("ico4", "ico3"))
     electrodes = np.asarray(fsaverage_electrodes(ELECTRODES).positions)
     carried = nearest_along(surface, np.searchsorted(surface.vertices, nodes.vertices))
     places = rng.choice(surface.n_sources, 300, replace=False)
