@@ -48,7 +48,7 @@ INTERPOLATED = 0.05  # relative error of the strength of a field between vertice
 AMPLITUDE_DRAWS = 4000  # for the density of amplitudes
 LEAST_DENSITY = 1e-6
 N_ATOMS = 20_000  # drawn for the dictionary of patches
-N_OTHERS = 500  # drawn besides, to see what the atoms leave out
+N_OTHERS = 500  # generators beside the atoms, to see what these leave out
 SAMPLED_CASES = 48  # of an oracle that samples
 TOGETHER = 32  # cases at once
 SAMPLED_TOGETHER = 4
@@ -209,10 +209,12 @@ def _dipole(posed: Posed, world: int, draw: int) -> Bound:
     if cell.n_times > 1:
         course, noise_course = temporal_cov(cell.n_times), noise_course_cov(cell)
     fields, carried, weight = place.leadfields[draw] * NOMINAL_MOMENT, place.carried, None
+    noise_cov = place.noise_cov
     if cell.knowledge != "crime":
         fields, carried, weight = _between_vertices(place, fields)
+        noise_cov = noise_cov + _left_out(cell, fields, place.dipole_leadfields[draw][:, :N_OTHERS])
     oracle = dipole_oracle(
-        fields, carried, place.n_nodes, place.noise_cov, 10 ** (cell.snr_db / 10),
+        fields, carried, place.n_nodes, noise_cov, 10 ** (cell.snr_db / 10),
         course_cov=course, noise_course_cov=noise_course, weight=weight,
     )  # fmt: skip
     strength = np.log(np.sqrt(np.mean(np.asarray(fields, np.float64) ** 2, axis=0)))
@@ -243,28 +245,30 @@ def _patches(posed: Posed, world: int, draw: int) -> Bound:
     inside, nodes = _patch_dictionary(place)
     fields = (inside @ (place.leadfields[draw] * place.moment).T).T
     fields, others = fields[:, :N_ATOMS], fields[:, N_ATOMS:]
-    course, noise_course, share = None, None, 1.0
+    course, noise_course = None, None
     if cell.n_times > 1:
         course = np.mean(np.linspace(*AMPLITUDE, 1001) ** 2) * temporal_cov(cell.n_times)
         noise_course = noise_course_cov(cell)
-        _, variance = course_modes(temporal_cov(cell.n_times), noise_course, left_out=0.0)
-        share = np.sum(variance**2) / np.sum(variance)  # what is left out follows the courses, unlike noise
-    noise_cov = place.noise_cov + share * 10 ** (cell.snr_db / 10) * _left_out(fields, others)
+    noise_cov = place.noise_cov + _left_out(cell, fields, others)
     return _Few(few_sources_oracle(
         fields, nodes[:N_ATOMS], noise_cov, COUNTS[cell.scenario],
         spread=(AMPLITUDE[1] - AMPLITUDE[0]) / np.sqrt(12), course_cov=course, noise_course_cov=noise_course,
     ))  # fmt: skip
 
 
-def _left_out(fields, others):
-    """Covariance of what patches have that no atom has, for signals of unit power.
+def _left_out(cell, fields, others):
+    """Covariance of what other generators have that no atom has, over noise of unit variance.
 
-    It counts as noise; else one patch would be taken for several.
+    It counts as noise; else one patch would be taken for several, and a place between atoms for none of them.
     """
     unit = fields / np.linalg.norm(fields, axis=0)
     nearest = unit[:, np.argmax(np.abs(unit.T @ others), axis=0)]
     rest = others - nearest * np.sum(nearest * others, axis=0)
-    return rest @ rest.T / np.sum(others**2) * len(fields)
+    share = 10 ** (cell.snr_db / 10)
+    if cell.n_times > 1:  # it follows the courses, whose power is in a few modes
+        _, variance = course_modes(temporal_cov(cell.n_times), noise_course_cov(cell), left_out=0.0)
+        share *= np.sum(variance**2) / np.sum(variance)
+    return share * rest @ rest.T / np.sum(others**2) * len(fields)
 
 
 @lru_cache(maxsize=3)
