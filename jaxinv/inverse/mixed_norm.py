@@ -245,11 +245,8 @@ def _reweight(gain, target, penalty, unit, solution, estimator):
         same = ((group_norms(new) > 0) == (norms > 0)).all()
         settled = same & (jnp.max(jnp.abs(new - value)) <= tolerance * jnp.max(jnp.abs(new)))
         new = whole.value.at[:size].set(new)
-        return (
-            whole._replace(value=new, gap=jnp.maximum(whole.gap, gap), steps=whole.steps + steps),
-            settled,
-            solves + 1,
-        )
+        gap, steps = jnp.maximum(whole.gap, gap), whole.steps + steps
+        return whole._replace(value=new, gap=gap, steps=steps), settled, solves + 1
 
     def unfinished(size, state):
         whole, settled, solves = state

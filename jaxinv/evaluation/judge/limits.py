@@ -41,9 +41,8 @@ from jaxinv.evaluation.oracles.whitened import course_modes
 from jaxinv.inverse import Estimator
 from jaxinv.simulate.activity import NOMINAL_MOMENT
 
-PLACES = (
-    np.array([[11, 3.5, 3.5], [3.5, 11, 3.5], [3.5, 3.5, 11]]) / 18
-)  # centroids of what is nearest a corner
+# In a triangle: the centroids of what is nearest each corner.
+PLACES = np.array([[11, 3.5, 3.5], [3.5, 11, 3.5], [3.5, 3.5, 11]]) / 18
 INTERPOLATED = 0.05  # relative error of the strength of a field between vertices
 AMPLITUDE_DRAWS = 4000  # for the density of amplitudes
 LEAST_DENSITY = 1e-6
@@ -205,7 +204,7 @@ def _binary(posed: Posed, world: int, draw: int) -> Bound:
 
 def _dipole(posed: Posed, world: int, draw: int) -> Bound:
     place, cell = posed.worlds[world], posed.cell
-    course, noise_course = (None, None)
+    course, noise_course = None, None
     if cell.n_times > 1:
         course, noise_course = temporal_cov(cell.n_times), noise_course_cov(cell)
     fields, carried, weight = place.leadfields[draw] * NOMINAL_MOMENT, place.carried, None

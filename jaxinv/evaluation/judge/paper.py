@@ -53,8 +53,7 @@ def _decisions(verdict: Verdict) -> Table:
 
 def _named(result: Result, verdict: Verdict) -> str:
     """With the number of its cases where others have more."""
-    most = max(other.n_cases for other in verdict.results)
-    return result.name if result.n_cases == most else f"{result.name} ({result.n_cases} cases)"
+    return result.name if result.n_cases == verdict.n_cases else f"{result.name} ({result.n_cases} cases)"
 
 
 def _gap(result: Result, oracle: Result) -> str:

@@ -45,6 +45,11 @@ class Verdict:
     cell: Cell
     results: tuple[Result, ...]
 
+    @property
+    def n_cases(self) -> int:
+        """Test cases of the cell; slow methods and oracles that sample have fewer."""
+        return max(result.n_cases for result in self.results)
+
 
 def judge(
     directory: str | Path,

@@ -136,10 +136,9 @@ def _short(verdict: Verdict, knowledge: str | None = None) -> str:
 
 def _cell(verdict: Verdict, name: str, key: str) -> str:
     m = metric(key)
-    most = max(result.n_cases for result in verdict.results)
     for result in verdict.results:
         if result.name == name and key in result.metrics and not np.isnan(result.metrics[key]).all():
             found = mean_interval(result.metrics[key])
-            fewer = f"\n{result.n_cases} cases" if result.n_cases < most else ""
+            fewer = f"\n{result.n_cases} cases" if result.n_cases < verdict.n_cases else ""
             return f"{m.shown(found.mean)}\n\\[{m.shown(found.low)}, {m.shown(found.high)}]{fewer}"
     return "–"

@@ -71,11 +71,6 @@ class World:
         return surface_graph(self.surface.positions, self.surface.faces)
 
     @property
-    def node_moment(self) -> Float[np.ndarray, " node"]:
-        """Of each node where all of its cortex is active, in A m."""
-        return np.bincount(self.carried, self.moment, self.n_nodes)
-
-    @property
     def noise_cov(self) -> Float[np.ndarray, "channel channel"]:
         """Of noise of unit variance in the mean."""
         return self.noise_factor @ self.noise_factor.T

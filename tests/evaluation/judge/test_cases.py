@@ -179,7 +179,7 @@ def test_half_active_maps_have_the_mean_that_methods_are_told_of_each_head(knowl
         mean = np.asarray(drawn.batch.current).mean(axis=0)
         told = np.asarray(world.known.mean_current)
         assert np.corrcoef(mean, told)[0, 1] > (0.9 if knowledge != "template" else 0.5)
-        np.testing.assert_allclose(told.sum(), world.node_moment.sum() / 2, rtol=1e-4)
+        np.testing.assert_allclose(told.sum(), world.moment.sum() / 2, rtol=1e-4)
         if knowledge == "template":
             area = np.asarray(world.known.sources.area)
             np.testing.assert_allclose(told / told.sum(), area / area.sum(), rtol=1e-5)
