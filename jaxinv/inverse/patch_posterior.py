@@ -152,13 +152,15 @@ def _prepare(leadfield, noise_cov, dictionary):
 
 
 class _Problem(NamedTuple):
-    """Measurements in the Fourier basis, of power one a channel and mode, and what they are explained by."""
+    """Measurements in the Fourier basis, of power one a channel and mode, and what they are explained by.
+
+    What the patches see of the modes is kept band by band, as the modes of a band are alike.
+    """
 
     gain: Float[Array, "channel patch"]
     power: Float[Array, " patch"]
     modes: Float[Array, "channel mode"]
-    seen: Float[Array, "mode patch"]
-    band: Int[Array, " mode"]
+    seen: tuple[Float[Array, "mode patch"], ...]
     count: Float[Array, " band"]
     spectra: Float[Array, "spectrum band"]
     ratios: Float[Array, " ratio"]
@@ -182,28 +184,29 @@ class _State(NamedTuple):
 @jax.jit
 def _sample(estimator, measurements):
     gain = estimator.gain
-    basis, band, count, spectra = (jnp.asarray(x) for x in _bands(measurements.shape[1]))
+    basis, count, spectra = _bands(measurements.shape[1])
     white = _matmul(estimator.whitener, measurements)
     size = estimator.rank * measurements.shape[1]
     level = jnp.sqrt(jnp.sum(white**2) / size)
     level = jnp.where(level > 0, level, 1)
-    modes = _matmul(white / level, basis.T.astype(white.dtype)).astype(gain.dtype)
+    modes = _matmul(white / level, jnp.asarray(basis.T, white.dtype)).astype(gain.dtype)
+    seen = tuple(_matmul(part.T, gain) for part in jnp.split(modes, np.cumsum(count)[:-1], axis=1))
     power = jnp.sum(gain**2, axis=0)
     usual = jnp.median(jnp.where(power > 0, power, jnp.max(power)))
     known = jnp.clip(level**-2, _NOISE[0] ** 2, None)[None]
     problem = _Problem(
-        gain, power, modes, _matmul(modes.T, gain), band, count, spectra,
+        gain, power, modes, seen, count.astype(float), spectra,
         _RATIOS * _RATIO_STD, -(_RATIOS**2) / 2 - np.log(np.sum(np.exp(-(_RATIOS**2) / 2))),
         jnp.log(estimator.rank / 2 / usual) + _COMMON, _NOISE if estimator.learn_noise else known, size,
     )  # fmt: skip
     problem = jax.tree.map(partial(_single, gain.dtype), problem)
     keys = jax.random.split(jax.random.key(estimator.seed), estimator.n_chains)
     lengths = (estimator.n_patches, estimator.n_sweeps, estimator.n_burn_in)
-    means, held = jax.vmap(partial(_chain, problem, lengths))(keys)
+    means, held = jax.lax.map(partial(_chain, problem, lengths), keys)
     shape = (*means.shape[1:-1], *estimator.dictionary.peak.shape)
     current = estimator.dictionary.currents(means.mean(axis=0).reshape(shape).astype(white.dtype))
     held = estimator.dictionary.currents(held.mean(axis=0).reshape(shape[1:]).astype(white.dtype))
-    current = _matmul(current.T, basis.astype(white.dtype)) * (level / estimator.scale)
+    current = _matmul(current.T, jnp.asarray(basis, white.dtype)) * (level / estimator.scale)
     return current, jnp.clip(held, 0, 1)
 
 
@@ -213,7 +216,7 @@ def _single(dtype, values):
 
 
 def _bands(n_times):
-    """Orthonormal Fourier basis (mode, time), bands of its frequencies, and spectra of mean one over them."""
+    """Orthonormal Fourier basis (mode, time), numbers of modes a band, and spectra of mean one over bands."""
     time = np.arange(n_times)
     basis, frequency = [np.full(n_times, n_times**-0.5)], [1]
     for k in range(1, n_times // 2 + 1):
@@ -228,7 +231,7 @@ def _bands(n_times):
     count = np.bincount(band)
     spectra = np.array([np.bincount(band, frequency**-slope) / count for slope in _SPECTRA])
     spectra = spectra / ((spectra @ count) / n_times)[:, None]
-    return np.array(basis), band, count, spectra
+    return np.array(basis), count, spectra
 
 
 def _chain(problem, lengths, key):
@@ -255,7 +258,8 @@ def _chain(problem, lengths, key):
         def visit(slot, inner):
             state, means, held = inner
             state, mean, expected = _visit(problem, state, slot, temperature, jax.random.fold_in(now, slot))
-            return state, means + weight * mean, held + weight * expected
+            means = tuple(total + weight * new for total, new in zip(means, mean))
+            return state, means, held + weight * expected
 
         state, means, held = jax.lax.fori_loop(0, n_slots, visit, (state, means, held))
         for name, values in (("noise", problem.noise), ("common", problem.common)):
@@ -264,61 +268,73 @@ def _chain(problem, lengths, key):
             state = state._replace(**{name: values[_draw(now, scores / temperature)]})
         return (state, means, held), None
 
-    empty = jnp.zeros_like(problem.seen), jnp.zeros_like(problem.power)
+    empty = jax.tree.map(jnp.zeros_like, (problem.seen, problem.power))
     (_, means, held), _ = jax.lax.scan(sweep, (state, *empty), jnp.arange(n_sweeps))
-    return means / (n_sweeps - n_burn_in), held / (n_sweeps - n_burn_in)
+    return jnp.concatenate(means) / (n_sweeps - n_burn_in), held / (n_sweeps - n_burn_in)
 
 
 def _visit(problem, state, slot, temperature, key):
-    """A slot drawn anew, given the others; the mean amplitudes and numbers of patches that it may hold."""
+    """A slot drawn anew, given the others; the mean amplitudes and numbers of patches that it may hold.
+
+    Sums over bands, ratios and slots are written out term by term: XLA's reduction over the first axis of a
+    long array computes each output by itself, exponentials and all, ten times slower.
+    """
     first, second, third = jax.random.split(key, 3)
     n_slots, n_atoms = len(state.on), len(problem.power)
     others = state.on & (jnp.arange(n_slots) != slot)
     precision, filtered = _without(problem, state, others)
-    power = jax.ops.segment_sum(filtered**2, problem.band, len(problem.count), indices_are_sorted=True)
+    power = [_matmul(jnp.ones(len(part), part.dtype), part**2) for part in filtered]
     any_spectrum = jax.random.randint(first, (), 0, len(problem.spectra))
     spectrum = problem.spectra[jnp.where(state.on[slot], state.spectrum[slot], any_spectrum)]
     variance = jnp.exp(state.common + problem.ratios)
+    n_on = jnp.sum(others)
+    odds = jnp.log((n_on + 1) / (n_slots - n_on) / n_atoms).astype(variance.dtype)
 
     def log_bayes_factor(variance):
-        scaled = variance * spectrum[:, None]
-        gained = 1 + scaled * precision
-        explained = jnp.sum(scaled * power / gained, axis=0)
-        return (explained - _matmul(problem.count, jnp.log(gained))) / 2
+        terms = zip(variance * spectrum, precision, power, problem.count)
+        return sum(a * e / (1 + a * p) - n * jnp.log(1 + a * p) for a, p, e, n in terms) / 2
 
-    n_on = jnp.sum(others)
-    odds = jnp.log((n_on + 1) / (n_slots - n_on) / n_atoms).astype(precision.dtype)
-    score = jax.lax.map(log_bayes_factor, variance) / temperature + problem.ratio_prior[:, None] + odds
+    score = [log_bayes_factor(v) / temperature + p + odds for v, p in zip(variance, problem.ratio_prior)]
+    score = jnp.stack(score)
     top = jnp.maximum(jnp.max(score), 0)
     weights = jnp.exp(score - top)
-    weights = weights / (jnp.sum(weights) + jnp.exp(-top))
-    scaled = variance[:, None] * spectrum
-    shrunk = scaled[:, :, None] / (1 + scaled[:, :, None] * precision)
-    amplitude = jnp.sum(weights[:, None] * shrunk, axis=0)[problem.band] * filtered
-    chosen = jnp.searchsorted(jnp.cumsum(weights.ravel()), jax.random.uniform(second, dtype=weights.dtype))
-    patch = jnp.minimum(chosen, weights.size - 1) % n_atoms
+    weights = jax.lax.optimization_barrier(weights / (jnp.sum(weights) + jnp.exp(-top)))
+    held = sum(weights)
+    shrunk = [
+        sum(w * (a / (1 + a * p)) for w, a in zip(weights, variance * s)) for s, p in zip(spectrum, precision)
+    ]
+    amplitude = tuple(row * part for row, part in zip(jax.lax.optimization_barrier(shrunk), filtered))
+    chosen = jnp.searchsorted(jnp.cumsum(held), jax.random.uniform(second, dtype=held.dtype))
+    patch = jnp.minimum(chosen, n_atoms - 1)
+    at_patch = jnp.stack([row[patch] for row in power])
     scaled = variance[:, None, None] * problem.spectra
-    gained = 1 + scaled * precision[:, patch]
-    score = jnp.sum(scaled * power[:, patch] / gained - problem.count * jnp.log(gained), axis=-1) / 2
+    gained = 1 + scaled * jnp.stack([row[patch] for row in precision])
+    score = jnp.sum(scaled * at_patch / gained - problem.count * jnp.log(gained), axis=-1) / 2
     pair = _draw(third, (score / temperature + problem.ratio_prior[:, None]).ravel())
     state = state._replace(
-        on=state.on.at[slot].set(chosen < weights.size),
+        on=state.on.at[slot].set(chosen < n_atoms),
         patch=state.patch.at[slot].set(patch.astype(jnp.int32)),
         ratio=state.ratio.at[slot].set((pair // len(problem.spectra)).astype(jnp.int32)),
         spectrum=state.spectrum.at[slot].set((pair % len(problem.spectra)).astype(jnp.int32)),
     )
-    return state, amplitude, jnp.sum(weights, axis=0)
+    return state, amplitude, held
 
 
 def _without(problem, state, others):
-    """With some slots as noise: gᵀ Σ⁻¹ g (band, patch) and gᵀ Σ⁻¹ y (mode, patch) of every patch g."""
+    """With some slots as noise, band by band: gᵀ Σ⁻¹ g (patch,) and gᵀ Σ⁻¹ y (mode, patch) of every patch."""
     _, half = _inner(problem, state, others)
     rows = _matmul(problem.gain[:, state.patch].T, problem.gain)
-    covered = _matmul(half, rows)
-    precision = problem.power - jnp.sum(covered**2, axis=1)
-    fitted = jnp.einsum("mkl,lm->mk", half[problem.band], problem.seen[:, state.patch].T, precision="highest")
-    filtered = problem.seen - jnp.einsum("mk,mkp->mp", fitted, covered[problem.band], precision="highest")
-    return jnp.maximum(precision, _LEAST_SEEN) / state.noise, filtered / state.noise
+    covered = [_matmul(part, rows) for part in half]
+    precision = [problem.power - sum(row**2 for row in part) for part in covered]
+    fitted = _fitted(problem, state, half)
+    filtered = [part - _matmul(fit, rows) for part, fit, rows in zip(problem.seen, fitted, covered)]
+    precision = [jnp.maximum(part, _LEAST_SEEN) / state.noise for part in precision]
+    return precision, [part / state.noise for part in filtered]
+
+
+def _fitted(problem, state, half):
+    """Half of each band times what the patches of the slots see: (mode, slot), band by band."""
+    return [_matmul(part[:, state.patch], root.T) for part, root in zip(problem.seen, half)]
 
 
 def _inner(problem, state, on):
@@ -337,8 +353,8 @@ def _log_likelihood(problem, state, name, value):
     """Of all measurements, up to a constant, with one number changed; Σ by the few rows of the slots."""
     state = state._replace(**{name: value})
     factor, half = _inner(problem, state, state.on)
-    fitted = jnp.einsum("mkl,lm->mk", half[problem.band], problem.seen[:, state.patch].T, precision="highest")
-    misfit = (jnp.sum(problem.modes**2) - jnp.sum(fitted**2)) / state.noise
+    fitted = sum(jnp.sum(fit**2) for fit in _fitted(problem, state, half))
+    misfit = (jnp.sum(problem.modes**2) - fitted) / state.noise
     diagonal = jnp.diagonal(factor, axis1=1, axis2=2) ** 2 / state.noise
     log_determinant = _matmul(problem.count, jnp.sum(jnp.log(diagonal), axis=1))
     return -(problem.size * jnp.log(state.noise) + log_determinant + misfit) / 2
