@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from rich.console import Console
+from rich.progress import track
 from sphere_protocol import SEED, print_rows, write_json
 
 import jaxinv
@@ -72,12 +73,13 @@ def study(title: str, fields: Fields, maps: HalfActiveMaps, options) -> tuple[li
     measured = np.einsum("ncz,nz->nc", true_fields, white) + noise
     label = white @ node_factor.T > 0
     integrated = marginal_map_oracle(fields, low, high, node_factor, noise_cov, n_rounds=options.rounds)
-    found = jax.lax.map(integrated.solve, jnp.asarray(measured))
+    found = [integrated.solve(y) for y in track(measured, f"{title}: integrals", transient=True)]
+    found = jax.tree.map(lambda *values: np.stack(values), *found)
     known = [signed_map_oracle(a, node_factor, noise_cov)(y) for a, y in zip(true_fields, measured)]
     nominal = signed_map_oracle(fields(reduced.conductivity), node_factor, noise_cov)(measured.T)
     probability = {
         KNOWN: np.stack([answer.probability for answer in known]),
-        INTEGRATED: np.asarray(found.probability),
+        INTEGRATED: found.probability,
         NOMINAL: np.asarray(nominal.probability).T,
     }
     loss = {name: np.asarray(jax.vmap(binary_cross_entropy)(label, p)) for name, p in probability.items()}
@@ -97,11 +99,11 @@ def study(title: str, fields: Fields, maps: HalfActiveMaps, options) -> tuple[li
 
 def _draws(reduced: jaxinv.ReducedForward, sigma, found) -> dict:
     """How many draws count, and what is known of the skull: the factor of error, before and after."""
-    ess, skull = np.asarray(found.ess), reduced.tissue_names.index("skull")
+    ess, skull = found.ess, reduced.tissue_names.index("skull")
     low, high = (float(bound[skull]) for bound in reduced.conductivity_range)
     error = {
         "prior": np.log(sigma[:, skull] / np.sqrt(low * high)),
-        "posterior": np.log(sigma[:, skull] / np.asarray(found.conductivity)[:, skull]),
+        "posterior": np.log(sigma[:, skull] / found.conductivity[:, skull]),
     }
     factors = {f"skull, {name}": float(np.exp(np.sqrt(np.mean(e**2)))) for name, e in error.items()}
     return {
@@ -111,7 +113,7 @@ def _draws(reduced: jaxinv.ReducedForward, sigma, found) -> dict:
 
 
 def main() -> None:
-    """Reduces the head, studies maps of each length, prints two tables and writes them."""
+    """Reduces the head and studies maps of each length: a table each, written at once, and one of all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--resolution", type=float, default=4e-3, help="of the head, in m")
     parser.add_argument("--montage", default="10-10-64")
@@ -130,12 +132,13 @@ def main() -> None:
         maps = HalfActiveMaps.build(sources, length, "signed")
         fields = Fields.build(reduced, maps, options.snr_db)
         answers, integrals = study(f"{1e3 * length:g} mm", fields, maps, options)
+        print_rows(f"Signed maps, {options.snr_db:g} dB, {options.cases} cases", answers, console)
         rows += answers
         draws.append(integrals)
-    print_rows(f"Signed maps, {options.snr_db:g} dB, {options.cases} cases", rows, console)
+        result = {"options": {**vars(options), "cache": None}, "answers": rows, "integrals": draws}
+        path = write_json("unknown_conductivity", result)
     print_rows("Integrals over the conductivities", draws, console)
-    result = {"options": {**vars(options), "cache": None}, "answers": rows, "integrals": draws}
-    console.print(f"written to {write_json('unknown_conductivity', result)}")
+    console.print(f"written to {path}")
 
 
 if __name__ == "__main__":

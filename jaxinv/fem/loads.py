@@ -35,7 +35,8 @@ class SensorLoads:
 
     def moved(self, offset: Float[Array, "channel 3"]) -> "SensorLoads":
         """To first order, the loads of channels that lie `offset` (m) farther; without their slope."""
-        return SensorLoads(self.nodes, self.weights + jnp.einsum("ckx,cx->ck", self.slope, offset))
+        change = jnp.einsum("ckx,cx->ck", self.slope, offset, precision="highest")
+        return SensorLoads(self.nodes, self.weights + change)
 
 
 class Loads(Protocol):
@@ -74,7 +75,7 @@ class SourceLoads:
         self, potential: Float[Array, "node channel"], conductivity: Float[Array, "..."]
     ) -> Float[Array, "channel source 3"]:
         """Leadfield of unit dipoles along x, y and z; the loads do not depend on the conductivity."""
-        return jnp.einsum("skc,skx->csx", potential[self.nodes], self.weights)
+        return jnp.einsum("skc,skx->csx", potential[self.nodes], self.weights, precision="highest")
 
     def direct(self, sensors: SensorLoads, conductivity: Float[Array, "..."]) -> Float[Array, ""]:
         """Nothing: all of the potential is on the nodes."""
@@ -86,4 +87,5 @@ class SourceLoads:
 
     def moved(self, offset: Float[Array, "source 3"]) -> "SourceLoads":
         """To first order, the loads of sources that lie `offset` (m) farther; without their slope."""
-        return SourceLoads(self.nodes, self.weights + jnp.einsum("skxy,sy->skx", self.slope, offset))
+        change = jnp.einsum("skxy,sy->skx", self.slope, offset, precision="highest")
+        return SourceLoads(self.nodes, self.weights + change)

@@ -161,7 +161,8 @@ class FemForward:
         field = field + loads.direct(self.weights if weights is None else weights, conductivity)
         sources = self.sources if sources is None else sources
         if sources.is_fixed:
-            field = jnp.einsum("csx,sx->cs", field, jnp.asarray(sources.normals, dtype=field.dtype))
+            normals = jnp.asarray(sources.normals, dtype=field.dtype)
+            field = jnp.einsum("csx,sx->cs", field, normals, precision="highest")
         operator = (self.sensors if sensors is None else sensors).reference_operator(field.dtype)
         return jnp.tensordot(operator, field, axes=1, precision="highest")
 

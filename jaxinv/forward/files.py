@@ -44,9 +44,9 @@ def read_pytree(path: str | PathLike, kind: str, types: tuple[type, ...]) -> Any
             if content["kind"] != kind:
                 raise ValueError(f"{path} holds a {content['kind']}, not a {kind}")
             return _decode(content["tree"], file, {cls.__name__: cls for cls in types})
-    except (zipfile.BadZipFile, EOFError, KeyError, json.JSONDecodeError) as error:
+    except (zipfile.BadZipFile, EOFError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{path} does not hold a {kind}, or is truncated: make it again ({error})"
+            f"{path} does not hold a {kind} of this version, or is truncated: make it again ({error})"
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import flax.struct
 import jax
@@ -32,9 +31,8 @@ class OfflineProblem:
         hierarchy: of the multigrid cycle.
         parameters: from conductivities to what `stiffness` takes.
         rows: from potentials (node, channel) to leadfield rows (channel, row).
-        row_constant: bound on the norm of a row over the energy norm of its potential, at 1 S/m in
-            `row_tissue`.
-        row_tissue: index of the tissue that holds the sources.
+        row_limit: bound on the norm of a row over the energy norm of its potential, at `row_least`.
+        row_least: conductivities highest in the sources' tissue, lowest elsewhere.
         cycle_floor: least eigenvalue of the cycle times K at `center`.
         center: conductivities in the middle of the box, in S/m.
         training: conductivities at which the bound must hold, in S/m.
@@ -45,8 +43,8 @@ class OfflineProblem:
     hierarchy: Hierarchy
     parameters: Callable[[Float[Array, " tissue"]], Array]
     rows: Callable[[Float[Array, "node channel"]], Float[Array, "channel row"]]
-    row_constant: float
-    row_tissue: int
+    row_limit: float
+    row_least: Float[np.ndarray, " tissue"]
     cycle_floor: float
     center: Float[np.ndarray, " tissue"]
     training: Float[np.ndarray, "case tissue"]
@@ -61,28 +59,39 @@ class ReducedBlock:
         rows: of the potentials in the model's basis.
         conductivities: solved at, in S/m.
         bound: largest bound over the training conductivities, relative to the row.
-        row_constant: of the bound.
+        row_limit: of the bound.
     """
 
     model: Hypercircle
     rows: Float[Array, "channel mode row"]
     conductivities: Float[Array, "solution tissue"]
     bound: float
-    row_constant: float
+    row_limit: float
 
 
 def row_bounds(
     model: Hypercircle,
     row_root: Float[Array, "channel mode mode"],
-    row_constant: Float[Array, ""],
-    row_tissue: int,
+    row_limit: Float[Array, ""],
+    row_least: Float[Array, " tissue"],
     conductivity: Float[Array, " tissue"],
 ) -> tuple[Float[Array, " channel"], Float[Array, " channel"]]:
     """Bound on the error of each row from its potential's, in V/(A m), and the norm of the row."""
     coefficients = model.coefficients(conductivity)
     error = model.energy_error(conductivity, coefficients)
     norm = jnp.linalg.norm(jnp.einsum("cij,cj->ci", row_root, coefficients, precision="highest"), axis=1)
-    return row_constant * error / jnp.sqrt(conductivity[row_tissue]), norm
+    return error * row_factor(row_limit, conductivity, row_least), norm
+
+
+def row_factor(
+    row_limit: Float[Array, ""], conductivity: Float[Array, " tissue"], row_least: Float[Array, " tissue"]
+) -> Float[Array, ""]:
+    """Norm of a row over the energy norm of its potential, at most, at any conductivities.
+
+    As K(σ) exceeds K(`row_least`) times the least ratio of the conductivities, which within the box is that
+    of the sources' tissue.
+    """
+    return row_limit / jnp.sqrt(jnp.min(conductivity / row_least))
 
 
 def relative(error: Float[Array, "..."], least: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -90,13 +99,13 @@ def relative(error: Float[Array, "..."], least: Float[Array, "..."]) -> Float[Ar
     return jnp.where(least > 0, error / jnp.where(least > 0, least, 1), jnp.inf)
 
 
-@partial(jax.jit, static_argnums=3)
-def _largest_bounds(model, row_root, row_constant, row_tissue, conductivities):
-    """Largest bound over the channels relative to the row found, for each of the conductivities."""
+@jax.jit
+def _largest_bounds(model, row_root, row_limit, row_least, conductivities):
+    """Largest bound over the channels relative to the exact row, for each of the conductivities."""
 
     def one(conductivity):
-        error, norm = row_bounds(model, row_root, row_constant, row_tissue, conductivity)
-        return (error / norm).max()
+        error, norm = row_bounds(model, row_root, row_limit, row_least, conductivity)
+        return relative(error, norm - error).max()
 
     return jax.lax.map(one, conductivities)
 
@@ -142,17 +151,19 @@ def reduce_block(
 
 
 def _refresh(bounds, model, rows_root, problem, tolerance) -> int:
-    """Index of the largest bound. None rises with another mode: only the largest are computed anew."""
+    """Index of the largest bound. Another mode hardly raises one: while some are above the tolerance only the
+    largest are computed anew, and at last all of them.
+    """
     fresh = np.zeros(len(bounds), bool)
     while True:
         worst = int(np.argmax(bounds))
-        if fresh[worst] or bounds[worst] <= tolerance:
+        if fresh.all() or (fresh[worst] and bounds[worst] > tolerance):
             return worst
         stale = np.flatnonzero(~fresh)
         chosen = stale[np.argsort(-bounds[stale])][:CANDIDATES]
         chosen = np.resize(chosen, CANDIDATES)
         bounds[chosen] = _largest_bounds(
-            model, rows_root, problem.row_constant, problem.row_tissue, jnp.asarray(problem.training[chosen])
+            model, rows_root, problem.row_limit, problem.row_least, jnp.asarray(problem.training[chosen])
         )
         fresh[chosen] = True
 
@@ -167,7 +178,7 @@ class _Collected:
     solutions: np.ndarray  # (channel, solution, mode)
     conductivities: list
     imbalance: np.ndarray  # (channel, solution)
-    rows: list  # (channel, row) in float32, one a mode
+    rows: list  # (channel, row), one a mode
     row_products: np.ndarray  # (channel, mode, mode)
     change: np.ndarray | None = None
     current: Hypercircle | None = None
@@ -217,11 +228,9 @@ class _Collected:
         solutions[:, n - 1, n - 1] = step
         self.solutions = solutions
         self.conductivities.append(np.asarray(conductivity))
-        row = np.asarray(problem.rows(mode), dtype=np.float32)
+        row = np.asarray(problem.rows(mode))
         self.rows.append(row)
-        overlap = np.stack(
-            [np.einsum("cs,cs->c", row, other, dtype=np.float64) for other in self.rows], axis=1
-        )
+        overlap = np.stack([np.einsum("cs,cs->c", row, other) for other in self.rows], axis=1)
         self.row_products = _bordered(self.row_products, overlap)
 
     def model(self, center) -> tuple[Hypercircle, Float[Array, "channel mode mode"]]:
@@ -244,7 +253,7 @@ class _Collected:
             self.energy, self.load, self.solutions, conductivities, self.imbalance, problem.center
         )
         rows = np.einsum("cia,ics->cas", change, np.stack(self.rows), optimize=True)
-        return ReducedBlock(model, rows.astype(np.float32), conductivities, bound, problem.row_constant)
+        return ReducedBlock(model, rows, conductivities, bound, problem.row_limit)
 
 
 def _bordered(matrices, column):

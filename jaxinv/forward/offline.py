@@ -24,16 +24,16 @@ from jaxinv.fem.solve import solve_poisson
 from jaxinv.fem.stiffness import Stiffness
 from jaxinv.forward.exact import FemForward
 from jaxinv.forward.files import read_pytree, write_pytree
-from jaxinv.forward.greedy import MAX_ITERATIONS, OfflineProblem, ReducedBlock, reduce_block
+from jaxinv.forward.greedy import MAX_ITERATIONS, SOLVED_TO, OfflineProblem, ReducedBlock, reduce_block
 from jaxinv.forward.hypercircle import Hypercircle
 from jaxinv.forward.placement import place_sensors
 from jaxinv.forward.reduced_rows import ReducedRows
-from jaxinv.forward.spectrum import eigenvalue_bound
+from jaxinv.forward.spectrum import FAILURE, STARTS, eigenvalue_bound
 from jaxinv.forward.tissue_basis import TissueMatrices
 from jaxinv.head.sensors import SurfaceField
 from jaxinv.kernels.csr_product import csr_product
 
-FORMAT = 1  # of the blocks in a cache
+FORMAT = 2  # of the blocks in a cache
 CUT = 0.2  # share of the tolerance spent on rows left out; the rest is the potentials'
 LANCZOS_STEPS = 10
 LANCZOS_TOLERANCE = 1e-6  # relative residual of its solves
@@ -65,6 +65,10 @@ def reduce_channels(
             'leadfields cannot be reduced: build with "recovery", "venant" or "partial-integration"'
         )
     size = np.linalg.norm(loads, axis=0)
+    if not size.any():
+        raise ValueError(
+            "no channel measures anything: with one electrode its own potential is the reference"
+        )
     active = np.flatnonzero(size > 1e-12 * size.max())
     blocks = np.array_split(active, max(math.ceil(len(active) / channels_per_block), 1))
     directory = None if cache is None else Path(cache) / _digest(forward, loads, training, tolerance, blocks)
@@ -99,21 +103,17 @@ def offline_problem(
 ) -> OfflineProblem:
     """The operator in double precision, and the two constants of the bound."""
     stiffness = _balanced(forward.stiffness)
-    tissue = source_tissue(forward)
     rows = _row_matrix(forward, stiffness.n_nodes)
     center = np.sqrt(low * high)
-    single = sparse.csr_array(rows, dtype=np.float32)
     gathered = _GatheredRows(
-        jnp.asarray(single.data),
-        jnp.asarray(single.indices, jnp.int32),
-        jnp.asarray(single.indptr, jnp.int32),
+        jnp.asarray(rows.data),
+        jnp.asarray(rows.indices, jnp.int32),
+        jnp.asarray(rows.indptr, jnp.int32),
     )
-    widest = np.where(np.arange(len(low)) == tissue, high, low)
-    solve = partial(_solve_for, stiffness, forward.hierarchy, forward.parameters(jnp.asarray(widest)))
+    least = row_least(forward, low, high)
+    solve = partial(_solve_for, stiffness, forward.hierarchy, forward.parameters(jnp.asarray(least)))
     constant = eigenvalue_bound(
-        lambda block: rows @ np.asarray(solve(jnp.asarray(rows.T @ block))),
-        rows.shape[0],
-        steps=LANCZOS_STEPS,
+        lambda block: rows @ solve(jnp.asarray(rows.T @ block)), rows.shape[0], steps=LANCZOS_STEPS
     )
     floor = _cycle_floor(stiffness, forward.hierarchy, forward.parameters(jnp.asarray(center)))
     matrices = [stiffness.to_scipy(forward.parameters(jnp.asarray(unit))) for unit in np.eye(len(low))]
@@ -125,8 +125,8 @@ def offline_problem(
         hierarchy=forward.hierarchy,
         parameters=forward.parameters,
         rows=gathered,
-        row_constant=math.sqrt(high[tissue] * constant),
-        row_tissue=tissue,
+        row_limit=math.sqrt(constant),
+        row_least=least,
         cycle_floor=floor,
         center=center,
         training=training,
@@ -143,14 +143,14 @@ def _balanced(stiffness: Stiffness) -> Stiffness:
 
 @dataclass(frozen=True)
 class _GatheredRows:
-    """Rows (channel, row) of potentials (node, channel), by a sparse product in single precision."""
+    """Rows (channel, row) of potentials (node, channel), by a sparse product."""
 
     values: jax.Array
     indices: jax.Array
     indptr: jax.Array
 
     def __call__(self, potential):
-        return csr_product(self.values, self.indices, self.indptr, potential.astype(jnp.float32)).T
+        return csr_product(self.values, self.indices, self.indptr, potential).T
 
 
 def referenced_loads(forward: FemForward) -> Float[np.ndarray, "node channel"]:
@@ -190,27 +190,43 @@ def _row_matrix(forward: FemForward, n_nodes: int) -> sparse.csr_array:
     return sparse.coo_array((weights.ravel(), (row.ravel(), column.ravel())), shape=shape).tocsr()
 
 
-def source_tissue(forward: FemForward) -> int:
-    """Index of the tissue on whose nodes the rows weigh most: where the bound of a row is sharpest."""
+def row_least(
+    forward: FemForward, low: Float[np.ndarray, " tissue"], high: Float[np.ndarray, " tissue"]
+) -> Float[np.ndarray, " tissue"]:
+    """Conductivities for the constant of the bound: highest in the sources' tissue, lowest elsewhere.
+
+    The sources' tissue is that on whose nodes the rows weigh most: where the bound of a row is sharpest.
+    """
     rows = _row_matrix(forward, forward.stiffness.n_nodes)
     weight = np.asarray((rows**2).sum(axis=0)).ravel()
     diagonal = np.asarray(forward.stiffness.diagonal)
     units = np.eye(len(forward.tissue_names))
     held = [np.asarray(forward.stiffness.at(forward.parameters(jnp.asarray(u))))[diagonal] > 0 for u in units]
-    return int(np.argmax([weight[here].sum() for here in held]))
+    tissue = np.argmax([weight[here].sum() for here in held])
+    return np.where(np.arange(len(low)) == tissue, high, low)
 
 
-@jax.jit
-def _solve_for(stiffness, hierarchy, parameters, loads):
+def _solve_for(stiffness, hierarchy, parameters, loads) -> np.ndarray:
+    """Potentials for the constant of the bound."""
     guess = jnp.zeros_like(loads)
-    return solve_poisson(stiffness, hierarchy, parameters, loads, guess, LANCZOS_TOLERANCE, MAX_ITERATIONS)[0]
+    found, report = _solve(stiffness, hierarchy, parameters, loads, guess, LANCZOS_TOLERANCE, MAX_ITERATIONS)
+    if not bool(report.converged.all()):
+        raise RuntimeError(
+            "the solver did not converge where the bound's constant is sought: the largest relative residual "
+            f"is {float(report.residual.max()):.1e} after {int(report.iterations)} iterations; look for "
+            "badly shaped cells, or narrow low and high"
+        )
+    return np.asarray(found)
+
+
+_solve = jax.jit(solve_poisson)
 
 
 def _cycle_floor(stiffness: Stiffness, hierarchy, parameters) -> float:
     """The cycle's least eigenvalue on K by subspace iteration on what it leaves, over a safety factor.
 
-    An estimate from above, not a bound: hence the factor. It weighs the solver's own residual, a thousandth
-    of the bound.
+    An estimate from above, not a bound: hence the factor. It weighs the solver's own residual alone, a few
+    percent of the bound.
     """
     single = stiffness.astype(jnp.float32)
     cycle = jax.jit(lambda s, h, x: v_cycle(h, s, parameters.astype(jnp.float32))(x)[0])
@@ -234,7 +250,7 @@ def _cycle_floor(stiffness: Stiffness, hierarchy, parameters) -> float:
 def _assembled(blocks, active, n_channels, training, tolerance) -> ReducedRows:
     """The arrays of all channels, modes and parts padded to the same number; zero for silent channels."""
     n_modes = max(block.model.load.shape[1] for block in blocks)
-    cuts = [_cut(block, training, CUT * tolerance) for block in blocks]
+    cuts = [_cut(block, training, CUT * tolerance / (1 + tolerance)) for block in blocks]
     n_parts = max(weights.shape[1] for weights, _, _ in cuts)
 
     def spread(arrays, shape):
@@ -259,7 +275,7 @@ def _assembled(blocks, active, n_channels, training, tolerance) -> ReducedRows:
         weights=spread([weights for weights, _, _ in cuts], (n_parts, n_modes)),
         dropped=spread([dropped for _, dropped, _ in cuts], (n_modes, n_modes)),
         rows=spread([rows for _, _, rows in cuts], (n_parts, n_rows)),
-        row_constant=np.asarray(blocks[0].row_constant),
+        row_limit=np.asarray(blocks[0].row_limit),
     )
 
 
@@ -286,8 +302,12 @@ def _cut(block: ReducedBlock, training, tolerance):
 
 
 def _digest(forward: FemForward, loads, training, tolerance, blocks) -> str:
-    """A hash of all that the blocks depend on."""
-    digest = hashlib.sha256(json.dumps([FORMAT, tolerance, [len(block) for block in blocks]]).encode())
+    """A hash of all that the blocks depend on: the operator, the box and the settings."""
+    settings = [
+        FORMAT, tolerance, [len(block) for block in blocks], MAX_ITERATIONS, SOLVED_TO, CUT,
+        LANCZOS_STEPS, LANCZOS_TOLERANCE, STARTS, FAILURE, FLOOR_STEPS, FLOOR_COLUMNS, FLOOR_SAFETY,
+    ]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(settings).encode())
     leaves, structure = jax.tree.flatten((forward.replace(head=None, start=None), loads, training))
     digest.update(str(structure).encode())
     for leaf in leaves:

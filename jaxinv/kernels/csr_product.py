@@ -5,7 +5,7 @@ registers and knows no wide vectors; ours holds a row of the result in registers
 the matrix, for a number of columns that is known when it is compiled; it can add to what the result holds,
 and take inner products of the result on the way. The primitive adds what a solver needs around it: a
 symmetric matrix is its own transpose, the derivative in the matrix's values is gathered in blocks of bounded
-memory, and `vmap` over vectors becomes more columns. Nothing here scatters.
+memory, and `vmap` over vectors becomes more columns. On a CPU nothing scatters.
 """
 
 import jax

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key
 
@@ -36,6 +37,11 @@ def describe_run(forward, activity, noise, network: UNetConfig, config: TrainCon
         "n_channels": forward.sensors.n_channels,
         "n_sources": forward.sources.n_sources,
         "tissue_names": list(forward.tissue_names),
+        "forward": {
+            "type": type(forward).__name__,
+            "conductivity_range": [np.asarray(bound).tolist() for bound in forward.conductivity_range],
+            "tolerance": getattr(forward, "tolerance", None),
+        },
         "activity": _describe(activity),
         "noise": _describe(noise),
         "network": dataclasses.asdict(network),

@@ -9,6 +9,7 @@ from jaxinv.forward.exact import FemForward
 from jaxinv.forward.protocol import Forward
 from jaxinv.forward.reduced import ReducedForward
 from jaxinv.head import Electrodes, SourceSpace, SurfaceField
+from jaxinv.simulate import HalfActiveMaps, WhiteNoise, simulate_batch
 
 from .conftest import CONDUCTIVITY, RADII, directions
 
@@ -55,6 +56,31 @@ def test_the_bound_bounds_and_the_tolerance_is_met(forward, reduced, cases, dtyp
         ratios.append(np.asarray(bound) / true)
     assert max(reduced.error_bound(cases[-1]).max(), reduced.error_bound(cases[-2]).max()) <= TOLERANCE
     assert np.median(ratios) < 15
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1, 3), (0.2, 1, 1, 1), (1, 0.1, 0.3, 1), (0.1, 9, 0.2, 8)])
+def test_the_bound_holds_outside_the_box_too(forward, reduced, cases, factors):
+    """Where grey matter conducts more than the box allows, or another tissue less, the constant must grow."""
+    for corner in (LOW, HIGH, cases[0]):
+        sigma = corner * np.array(factors)
+        found = reduced.leadfield(sigma, extrapolate=True)
+        assert (errors(forward.leadfield(sigma), found) <= np.asarray(reduced.error_bound(sigma))).all()
+
+
+def test_where_nothing_can_be_said_the_bound_is_infinite(reduced, cases):
+    bounds = jax.jit(reduced.error_bound)(-cases[0])
+    assert np.isposinf(bounds).all()
+    with pytest.raises(ValueError, match="conductivity must be positive"):
+        reduced.error_bound(-cases[0])
+
+
+def test_batches_of_projections_and_bounds_are_loops(reduced, cases):
+    current = np.random.default_rng(2).normal(size=(len(cases), 12))
+    measured = jax.jit(jax.vmap(reduced.project))(cases, current)
+    bounds = jax.jit(jax.vmap(reduced.error_bound))(cases)
+    for k, sigma in enumerate(cases):
+        np.testing.assert_allclose(measured[k], reduced.project(sigma, current[k]), rtol=1e-9)
+        np.testing.assert_allclose(bounds[k], reduced.error_bound(sigma), rtol=1e-6)
 
 
 def test_the_energy_bound_is_sharp(forward):
@@ -159,6 +185,20 @@ def test_projecting_onto_moved_electrodes(movable, cases):
     np.testing.assert_allclose(measured, leadfield @ current, rtol=1e-9)
 
 
+def test_a_batch_has_conductivities_and_misses_of_its_own(movable, sources):
+    """Every case, as in training: what it measures is near what electrodes in place would, and not equal."""
+    activity, noise = HalfActiveMaps.build(sources, 20e-3), WhiteNoise((200.0, 200.0))
+    batch = simulate_batch(
+        jax.random.key(0), movable, activity, noise, 6, conductivities=6, displacement=3e-3
+    )
+    assert len(np.unique(batch.conductivity[:, 1])) == 6
+    unmoved = jnp.stack([movable.project(s, j) for s, j in zip(batch.conductivity, batch.current)])
+    change = jnp.linalg.norm(batch.measurements - unmoved, axis=1) / jnp.linalg.norm(unmoved, axis=1)
+    assert ((change > 1e-3) & (change < 0.5)).all()
+    in_place = simulate_batch(jax.random.key(0), movable, activity, noise, 6, conductivities=6)
+    np.testing.assert_allclose(in_place.measurements, unmoved, rtol=1e-4, atol=1e-6 * np.abs(unmoved).max())
+
+
 def test_electrodes_that_cannot_be_moved_are_refused(movable, reduced, cases):
     far = movable.sensors.at(movable.sensors.positions + np.array([0, 0, 5e-3]))
     with pytest.raises(ValueError, match=r"moved by 5\.0 mm, farther than displacement=0\.004"):
@@ -200,12 +240,19 @@ def test_outside_the_box_is_refused_unless_asked_for(forward, reduced):
     [
         (LOW, LOW[:3], {}, r"low and high must have shape \(4,\)"),
         (HIGH, LOW, {}, "0 < low <= high"),
-        (LOW, HIGH, {"tolerance": 1.0}, "tolerance must lie between 0 and 1, not 1"),
+        (LOW, HIGH, {"tolerance": 1.0}, "tolerance must lie between 1e-05, .* and 1; found 1"),
+        (LOW, HIGH, {"tolerance": 1e-6}, "tolerance must lie between 1e-05, .* found 1e-06"),
     ],
 )
 def test_bad_input_is_refused(forward, low, high, options, message):
     with pytest.raises(ValueError, match=message):
         ReducedForward.build(forward, low, high, **options)
+
+
+def test_a_nominal_head_outside_the_box_is_refused_too(reduced):
+    beyond = reduced.replace(high=reduced.high.at[1].set(0.9 * reduced.conductivity[1]))
+    with pytest.raises(ValueError, match=r"outside the box .*'skull'"):
+        beyond.leadfield()
 
 
 def test_other_sources_are_refused(reduced, sources):
@@ -244,6 +291,9 @@ def test_a_finished_block_is_taken_from_the_cache(forward, reduced, cases, tmp_p
     assert len(calls) == 3
     build(forward, **{**options, "tolerance": 2e-2})
     assert len(calls) == 5
+    monkeypatch.setattr(offline, "FORMAT", offline.FORMAT + 1)
+    with pytest.raises(RuntimeError, match="after 1 solutions"):
+        build(forward, max_modes=1, **options)  # nothing of another version is taken
     assert errors(forward.leadfield(cases[0]), whole.leadfield(cases[0])).max() < 1e-2
 
 
