@@ -111,7 +111,7 @@ class DipoleFitEstimator:
 
         Raises:
             ValueError: if the first axis is not the leadfield's channels, or measurements are zero, not
-                finite or traced.
+                finite, traced or fewer than the dipoles' parameters.
         """
         if isinstance(measurements, jax.core.Tracer):
             raise ValueError("a dipole fit places dipoles on the host: call it outside of jit, vmap and grad")
@@ -120,19 +120,25 @@ class DipoleFitEstimator:
         white = _matmul(self.whitener, measurements.reshape(len(measurements), -1))
         if not white.any():
             raise ValueError("measurements are zero: there is no dipole in them")
+        n_dipoles, n_times = self.n_dipoles, white.shape[1]
+        rotating = self.orientation == "rotating"
+        n_parameters = n_dipoles * (3 + 3 * n_times if rotating else 5 + n_times)
+        if n_parameters > self.rank * n_times:
+            raise ValueError(
+                f"{n_dipoles} dipoles have {n_parameters} parameters, and {n_times} samples of rank "
+                f"{self.rank} are {self.rank * n_times} numbers: fit fewer dipoles, or more samples"
+            )
         # No more columns than channels; a rotation of time changes neither costs nor positions.
         target = white if white.shape[1] <= len(white) else jnp.linalg.qr(white.T)[1].T
         end, problem, iterations, converged = refine(
             self.leadfield, self.inside, target, self._start(target),
             tolerance=self.tolerance, max_iterations=self.max_iterations,
         )  # fmt: skip
-        n_dipoles, n_moments, n_times = self.n_dipoles, len(problem.solver), white.shape[1]
         free = problem.step(0.0).reshape(n_dipoles, -1)
         covariance = _inverse(problem.fisher).reshape(*free.shape, *free.shape)
         moments = (problem.solver @ np.asarray(white)).reshape(n_dipoles, -1, n_times)
         if end.directions is not None:
             moments = end.directions[:, :, None] * moments
-        n_parameters = n_dipoles * (3 if end.directions is None else 5) + n_moments * n_times
         return DipoleFit(
             positions=end.positions,
             moments=moments.reshape(n_dipoles, 3, *measurements.shape[1:]),
@@ -229,7 +235,7 @@ def dipole_fit(
 
     References:
         Scherg & von Cramon 1985, doi:10.1016/0168-5597(85)90033-4; Mosher, Lewis & Leahy 1992,
-        doi:10.1109/10.141192 (orientations); Adler et al. 2019, doi:10.1109/ACCESS.2019.2951414 (start).
+        doi:10.1109/10.141192 (orientations); Adler et al. 2024, doi:10.1016/j.bspc.2023.105796 (start).
     """
     if orientation not in get_args(Orientation):
         raise ValueError(f"orientation must be one of {get_args(Orientation)}, not {orientation!r}")
@@ -284,8 +290,12 @@ def _best_source(scan, others, target, fixed):
 
 
 def _inverse(fisher):
-    """Pseudo-inverse: a direction's length is no parameter, and positions are in metres."""
-    scale = 1 / np.sqrt(np.diag(fisher))
-    return (
-        scale[:, None] * np.linalg.pinv(scale[:, None] * fisher * scale, hermitian=True, rcond=1e-9) * scale
-    )
+    """Pseudo-inverse: a direction's length is no parameter, and positions are in metres.
+
+    Infinite variance for what measurements say nothing of.
+    """
+    told = np.diag(fisher) > 0
+    scale = np.where(told, 1 / np.sqrt(np.where(told, np.diag(fisher), 1)), 0)
+    scaled = scale[:, None] * fisher * scale
+    inverse = scale[:, None] * np.linalg.pinv(scaled, hermitian=True, rcond=1e-9) * scale
+    return inverse + np.diag(np.where(told, 0, np.inf))

@@ -122,7 +122,7 @@ def solve_eloreta(
     check_positive("max_iterations", max_iterations)
     dtype = jnp.result_type(leadfield, noise_cov)
     leadfield = leadfield.astype(dtype)
-    prior = source_prior(leadfield, loose=loose, normals=normals)
+    prior = source_prior(leadfield, noise_cov, loose=loose, normals=normals)
     snr, tolerance = jnp.asarray(snr, dtype), jnp.asarray(tolerance, dtype)
     limit = jnp.asarray(max_iterations, jnp.int32)
     return _solve(leadfield, noise_cov.astype(dtype), prior, snr, tolerance, limit, bool(force_equal))
@@ -294,7 +294,7 @@ def _solve_tangent(linear, right):
 
 
 def _iterate_linear(linear, right):
-    """Solve x - J x = right, where J contracts."""
+    """Solve x - J x = right, where J contracts; NaN if it contracts too slowly for the steps there are."""
 
     def advance(state):
         x, _, steps = state
@@ -307,4 +307,6 @@ def _iterate_linear(linear, right):
 
     limit = 10 * jnp.finfo(right.dtype).eps * jnp.linalg.norm(right)
     first = (right, jnp.full((), jnp.inf, right.dtype), jnp.int32(0))
-    return jax.lax.while_loop(unfinished, advance, first)[0]
+    found, missing, _ = jax.lax.while_loop(unfinished, advance, first)
+    enough = missing <= jnp.finfo(right.dtype).eps ** 0.5 * jnp.linalg.norm(right)
+    return jnp.where(enough, found, jnp.nan)

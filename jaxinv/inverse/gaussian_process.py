@@ -117,7 +117,7 @@ def gaussian_process(
             f"positions must hold the leadfield's {leadfield.shape[1]} sources, not {len(positions)}"
         )
     dtype = jnp.result_type(leadfield, noise_cov)
-    variance = source_prior(leadfield, depth=depth, source_variance=source_variance).variance
+    variance = source_prior(leadfield, noise_cov, depth=depth, source_variance=source_variance).variance
     amplitude = np.sqrt(np.asarray(variance, np.float64)).reshape(-1, *(1,) * (leadfield.ndim - 2))
     columns = np.moveaxis(np.asarray(leadfield, np.float64) * amplitude, 0, -1)
     if length:

@@ -58,7 +58,7 @@ def loreta(
     check_noise_cov(noise_cov, leadfield.shape[0])
     check_positive("snr", snr)
     dtype = jnp.result_type(leadfield, noise_cov)
-    weights = np.sqrt(source_prior(leadfield, depth=depth).variance)
+    weights = np.sqrt(source_prior(leadfield, noise_cov, depth=depth).variance)
     weights = weights.reshape(-1, *(1,) * (leadfield.ndim - 2))
     columns = np.moveaxis(np.asarray(leadfield * weights, np.float64), 0, -1)
     smooth = laplacian_covariance_times(mesh, columns.reshape(len(columns), -1), length=length)

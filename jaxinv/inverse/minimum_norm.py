@@ -68,7 +68,8 @@ def minimum_norm_kernel(
         method: "MNE", "dSPM", "sLORETA" or "eLORETA" (`eloreta` with its defaults).
         depth: exponent in [0, 1] of depth weighting, 0.8 in MNE-Python: $R_{ii} \propto \lVert L_i \rVert^{-2
             \mathrm{depth}}$ with the spectral norm, amplitudes limited to a ratio of 10 before the exponent.
-            None does not weight.
+            Of $L$ counts what lies in the range of $C$: referenced, without excluded channels. None does not
+            weight.
         loose: variance of the tangential components as a share of the normal one's, in (0, 1]; 0.2 is usual
             on a cortical surface. The kernel is in x, y and z all the same. None is 1.
         normals: unit vectors, needed if `loose` is below 1.
@@ -101,7 +102,7 @@ def minimum_norm_kernel(
     dtype = jnp.result_type(leadfield, noise_cov)
     leadfield = leadfield.astype(dtype)
     prior = source_prior(
-        leadfield, depth=depth, loose=loose, normals=normals, source_variance=source_variance
+        leadfield, noise_cov, depth=depth, loose=loose, normals=normals, source_variance=source_variance
     )
     return _kernel(leadfield, noise_cov.astype(dtype), prior, jnp.asarray(snr, dtype), method)
 

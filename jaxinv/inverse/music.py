@@ -103,8 +103,9 @@ class RapMusicEstimator:
         current = found.amplitude
         if self.free:
             current = jnp.einsum("d...,di->di...", current, found.orientation)
-        zeros = jnp.zeros((self.gain.shape[2], *current.shape[1:]), current.dtype)
-        return Estimate(zeros.at[found.index].add(current))
+        nothing = jnp.where(jnp.isfinite(current).all(), 0, jnp.nan).astype(current.dtype)
+        elsewhere = jnp.full((self.gain.shape[2], *current.shape[1:]), nothing)
+        return Estimate(elsewhere.at[found.index].add(current))
 
 
 def music(

@@ -90,7 +90,7 @@ def spectrum_of(
     check_measurements(measurements, leadfield.shape[0])
     dtype = jnp.result_type(leadfield, noise_cov)
     leadfield, noise_cov, measurements = (jnp.asarray(a, dtype) for a in (leadfield, noise_cov, measurements))
-    return _spectrum(leadfield, noise_cov, measurements, source_prior(leadfield, **prior))
+    return _spectrum(leadfield, noise_cov, measurements, source_prior(leadfield, noise_cov, **prior))
 
 
 @jax.jit
@@ -138,8 +138,8 @@ def choose_snr(
         depth: as are `loose`, `normals` and `source_variance`, that of `minimum_norm_kernel`.
 
     Raises:
-        ValueError: for measurements of zeros, ratios that are not positive, shapes that do not fit, or an
-            argument out of its range.
+        ValueError: for measurements of zeros (NaN under a transformation of JAX), ratios that are not
+            positive, shapes that do not fit, or an argument out of its range.
 
     References:
         Golub et al. 1979, doi:10.1080/00401706.1979.10489751 (cross-validation); Hansen & O'Leary 1993,
@@ -165,4 +165,6 @@ def _choose(spectrum, tried, by):
         score = -jax.vmap(spectrum.curvature)(tried)
     else:
         score = jax.vmap(spectrum.cross_validation)(tried)
-    return SnrChoice(tried[jnp.argmin(score)], tried, score)
+    best = tried[jnp.argmin(jnp.where(jnp.isnan(score), jnp.inf, score))]
+    power = jnp.sum(spectrum.power)
+    return SnrChoice(jnp.where((power > 0) & jnp.isfinite(power), best, jnp.nan), tried, score)

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from jaxinv.inverse.small_eigen import gram, largest
 from jaxinv.inverse.validation import check_depth, check_loose, check_source_variance
+from jaxinv.inverse.whitening import whitener
 
 _DEPTH_LIMIT = 10.0  # largest ratio of source amplitudes that depth weighting allows
 
@@ -35,6 +36,7 @@ class SourcePrior:
 
 def source_prior(
     leadfield: Float[Array, "channel source"] | Float[Array, "channel source 3"],
+    noise_cov: Float[Array, "channel channel"],
     *,
     depth: float | None = None,
     loose: float | None = None,
@@ -42,6 +44,9 @@ def source_prior(
     source_variance: Float[Array, " source"] | None = None,
 ) -> SourcePrior:
     """Prior of the minimum-norm family: see `minimum_norm_kernel` for the arguments.
+
+    Depth is weighed by what the channels see in the range of the noise: a channel that is excluded, and what
+    it does to the reference, has no part in it.
 
     Raises:
         ValueError: for an argument out of its range or of a wrong shape, or a loose orientation without
@@ -56,7 +61,10 @@ def source_prior(
         check_source_variance(source_variance, n_sources)
         variance = jnp.asarray(source_variance, dtype)
     if depth is not None:
-        variance = variance * _depth_weights(leadfield, depth)
+        seen = jnp.tensordot(
+            whitener(noise_cov).projector.astype(dtype), leadfield, axes=1, precision="highest"
+        )
+        variance = variance * _depth_weights(seen, depth)
     if normals is None or loose is None:
         return SourcePrior(variance)
     return SourcePrior(variance, jnp.asarray(loose, dtype), jnp.asarray(normals, dtype))

@@ -115,7 +115,7 @@ def lasso(
             covariance of zeros, or an argument out of its range.
 
     References:
-        Tibshirani 1996, doi:10.1111/j.2517-6161.1996.tb02080.x; Matsuura & Okabe 1995, doi:10.1109/10.391169
+        Tibshirani 1996, doi:10.1111/j.2517-6161.1996.tb02080.x; Matsuura & Okabe 1995, doi:10.1109/10.387200
         (on EEG and MEG); Efron et al. 2004, doi:10.1214/009053604000000067 (homotopy); Beck & Teboulle 2009,
         doi:10.1137/080716542 (FISTA); O'Donoghue & Candès 2015, doi:10.1007/s10208-013-9150-3 (restarts).
     """

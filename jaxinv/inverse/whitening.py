@@ -24,10 +24,12 @@ class Whitener:
     Attributes:
         matrix: $W$, with $W^T W = C^+$; $W C W^T$ is an orthogonal projector of rank `rank`; in 1/V.
         rank: dimension of the range of $C$.
+        projector: on the range of $C$: what the reference and excluded channels leave.
     """
 
     matrix: Float[Array, "channel channel"]
     rank: Int[Array, ""]
+    projector: Float[Array, "channel channel"]
 
 
 def whitener(noise_cov: Float[Array, "channel channel"], *, rtol: float | None = None) -> Whitener:
@@ -100,7 +102,7 @@ def _whitener(noise_cov, rtol):
     unit = jnp.trace(noise_cov) / rank
     inside = jnp.linalg.multi_dot([projector, noise_cov / unit, projector], precision="highest")
     matrix = _matmul(inverse_triangle(inside + removed), projector) / jnp.sqrt(unit)
-    return Whitener(matrix, rank)
+    return Whitener(matrix, rank, projector)
 
 
 def inverse_triangle(cov: Float[Array, "channel channel"]) -> Float[Array, "channel channel"]:

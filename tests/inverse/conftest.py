@@ -20,6 +20,7 @@ def mne_problem():
         reference = np.eye(19) - 1 / 19
         free["sol"]["data"] = reference @ free["sol"]["data"]
         fixed = mne.convert_forward_solution(free, force_fixed=True, use_cps=False)
+        fixed["sol"]["data"] = reference @ fixed["sol"]["data"]  # it went back to potentials without one
         evoked = mne.EvokedArray(1e-6 * rng.normal(size=(19, 3)), info).set_eeg_reference(projection=True)
         root = reference @ rng.normal(size=(19, 40)) * 1e-7
         noise = mne.Covariance(root @ root.T, names, [], evoked.info["projs"], nfree=1)

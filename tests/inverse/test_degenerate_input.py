@@ -19,18 +19,27 @@ def surface():
     return 5e-3 * grid.reshape(-1, 3), np.concatenate([np.stack([a, b, c], 1), np.stack([b, d, c], 1)])
 
 
-def minimum_norm(method):
-    return lambda leadfield, noise_cov, data: inverse.minimum_norm(leadfield, noise_cov, method=method)
+def minimum_norm(method, **options):
+    return lambda leadfield, noise_cov, data: inverse.minimum_norm(
+        leadfield, noise_cov, method=method, **options
+    )
 
 
 ESTIMATORS = {
     "MNE": minimum_norm("MNE"),
+    "MNE, depth": minimum_norm("MNE", depth=0.8),
     "dSPM": minimum_norm("dSPM"),
     "sLORETA": minimum_norm("sLORETA"),
     "eLORETA": minimum_norm("eLORETA"),
     "LORETA": lambda leadfield, noise_cov, data: inverse.loreta(leadfield, noise_cov, surface()[1]),
+    "LORETA, depth": lambda leadfield, noise_cov, data: inverse.loreta(
+        leadfield, noise_cov, surface()[1], depth=0.8
+    ),
     "Gaussian process": lambda leadfield, noise_cov, data: inverse.gaussian_process(
         leadfield, noise_cov, *surface()
+    ),
+    "Gaussian process, depth": lambda leadfield, noise_cov, data: inverse.gaussian_process(
+        leadfield, noise_cov, *surface(), depth=0.8
     ),
     "lasso": lambda leadfield, noise_cov, data: inverse.lasso(leadfield, noise_cov, tolerance=1e-9),
     "MxNE": lambda leadfield, noise_cov, data: inverse.mixed_norm(leadfield, noise_cov, tolerance=1e-9),
@@ -45,9 +54,13 @@ ESTIMATORS = {
     ),
     "MUSIC": lambda leadfield, noise_cov, data: inverse.music(leadfield, noise_cov, n_dipoles=2),
     "RAP-MUSIC": lambda leadfield, noise_cov, data: inverse.rap_music(leadfield, noise_cov, n_dipoles=2),
+    "TRAP-MUSIC": lambda leadfield, noise_cov, data: inverse.trap_music(leadfield, noise_cov, n_dipoles=2),
 }
 CASES = [(name, False) for name in ESTIMATORS]
-CASES += [(name, True) for name in ("sLORETA", "eLORETA", "Gaussian process", "MxNE", "gamma-MAP", "LCMV")]
+FREE = ("MNE, depth", "sLORETA", "eLORETA", "Gaussian process", "MxNE", "gamma-MAP", "LCMV", "RAP-MUSIC")
+CASES += [(name, True) for name in FREE]
+WEIGHTED = [ESTIMATORS[name] for name in ESTIMATORS if name.endswith("depth")]
+NEIGHBOURS = [ESTIMATORS[name] for name in ESTIMATORS if name.startswith(("LORETA", "Gaussian process"))]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{'free' if case[1] else 'fixed'}")
@@ -96,6 +109,8 @@ def test_an_excluded_channel_is_as_if_it_were_not_there(case):
 
 def test_a_channel_twice_is_as_if_it_were_there_once(case):
     build, leadfield, noise_cov, data = case
+    if build in WEIGHTED:
+        pytest.skip("depth weights are norms over channels, as MNE-Python's are")
     twice = np.append(np.arange(N_CHANNELS), 4)
     found = estimate(build, leadfield[twice], noise_cov[np.ix_(twice, twice)], data[twice])
     assert_close(found, estimate(build, leadfield, noise_cov, data))
@@ -123,7 +138,7 @@ def test_a_source_that_no_channel_sees_is_silent(case):
     build, leadfield, noise_cov, data = case
     found = estimate(build, *averaged(leadfield, noise_cov, data))
     assert np.isfinite(found).all()
-    if build not in (ESTIMATORS["LORETA"], ESTIMATORS["Gaussian process"]):
+    if build not in NEIGHBOURS:
         assert not found[BLIND].any()
 
 
@@ -147,6 +162,23 @@ def test_under_a_transformation_only_spoilt_samples_are_spoilt():
     data = jnp.ones((N_CHANNELS, 3)).at[2, 1].set(jnp.nan)
     found = jax.jit(lambda e, y: e(y).current)(estimator, data)
     np.testing.assert_array_equal(np.isnan(found).any(axis=0), [False, True, False])
+
+
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize("method", [inverse.rap_music, inverse.trap_music])
+def test_under_a_transformation_a_spoilt_scan_finds_nothing(method, free):
+    leadfield = np.random.default_rng(0).normal(size=(N_CHANNELS, 20, 3))
+    estimator = method(leadfield if free else leadfield[..., 0], np.eye(N_CHANNELS), n_dipoles=2)
+    data = jnp.ones((N_CHANNELS, 3)).at[2, 1].set(jnp.nan)
+    assert np.isnan(jax.jit(lambda e, y: e(y).current)(estimator, data)).all()
+
+
+@pytest.mark.parametrize("by", ["cross-validation", "L-curve"])
+@pytest.mark.parametrize("value", [jnp.nan, 0.0])
+def test_under_a_transformation_no_ratio_is_chosen_by_nothing(by, value):
+    leadfield = np.random.default_rng(0).normal(size=(N_CHANNELS, 20))
+    choose = jax.jit(lambda y: inverse.choose_snr(leadfield, np.eye(N_CHANNELS), y, by=by).snr)
+    assert np.isnan(choose(jnp.full(N_CHANNELS, value)))
 
 
 class Recording:

@@ -202,6 +202,15 @@ def test_bad_arguments_are_refused(sphere, options, message):
         dipole_fit(sphere, NOISE, **options)
 
 
+def test_more_parameters_than_measurements_are_refused(sphere):
+    """One topography of rank 39 has room for six dipoles of six parameters."""
+    data = np.random.default_rng(0).normal(size=(40, 2))
+    with pytest.raises(ValueError, match="7 dipoles have 42 parameters, and 1 samples of rank 39 are 39"):
+        dipole_fit(sphere, NOISE, n_dipoles=7).solve(data[:, 0])
+    with pytest.raises(ValueError, match="9 dipoles have 81 parameters, and 2 samples of rank 39 are 78"):
+        dipole_fit(sphere, NOISE, n_dipoles=9).solve(data)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
