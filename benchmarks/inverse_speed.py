@@ -53,6 +53,8 @@ class Problem:
         free["sol"]["data"] = reference @ free["sol"]["data"]
         fixed = mne.convert_forward_solution(free, force_fixed=True, use_cps=False)
         fixed["sol"]["data"] = reference @ fixed["sol"]["data"]  # it went back to the potentials without one
+        for forward in (fixed, free):
+            forward["_orig_sol"] = forward["sol"]["data"].copy()  # turning into local frames begins from it
         self.forwards = {"fixed": fixed, "free": free}
         self.leadfields = {
             "fixed": jnp.asarray(fixed["sol"]["data"]),
@@ -71,11 +73,10 @@ class Problem:
     def operator(self, orientation: str):
         """MNE-Python's inverse operator."""
         fixed = orientation == "fixed"
-        forward = self.forwards[orientation].copy()
-        forward["_orig_sol"] = forward["sol"]["data"].copy()
         return make_inverse_operator(
-            self.evoked.info, forward, self.covariance, loose=0.0 if fixed else 1.0, fixed=fixed, depth=None
-        )
+            self.evoked.info, self.forwards[orientation], self.covariance,
+            loose=0.0 if fixed else 1.0, fixed=fixed, depth=None,
+        )  # fmt: skip
 
     def white(self, orientation: str):
         """Whitened leadfield (channel, column) and measurements, for solvers of MNE-Python."""

@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["evaluation", "fem", "forward", "head", "inverse", "mesh", "metrics", "networks",
+    submodules=["evaluation", "fem", "forward", "head", "inverse", "io", "mesh", "metrics", "networks",
                 "simulate", "tissues", "training"],
     submod_attrs={
         "forward.exact": ["FemForward"],
