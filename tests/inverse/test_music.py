@@ -87,13 +87,29 @@ def test_two_noiseless_dipoles_are_found_and_explain_everything(kind, free):
     np.testing.assert_allclose(found.explained, data, atol=1e-6 * np.abs(data).max())
 
 
-def test_trap_gives_superfluous_dipoles_a_small_correlation_without_signal():
+def test_a_dipole_too_many_takes_nothing_from_the_others():
     """Two dipoles in data of rank two, three asked for: nothing is left for the third."""
     leadfield, cov, rng = make_problem(False)
     data = data_of_two(leadfield, cov, np.eye(12), rng, 0.0)
     found = trap_music(leadfield, cov, n_dipoles=3).solve(data)
     np.testing.assert_array_equal(np.sort(found.index[:2]), [4, 21])
     np.testing.assert_allclose(found.explained, data, atol=1e-6 * np.abs(data).max())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_truncation_keeps_superfluous_dipoles_from_looking_like_sources(seed):
+    """Noise that the projections leave in RAP-MUSIC's subspace correlates better than in TRAP-MUSIC's."""
+    rng = np.random.default_rng(seed)
+    channel, place = np.linspace(0, 1, 20)[:, None], np.linspace(0, 1, 80)
+    leadfield = np.exp(-(((channel - place) / 0.15) ** 2) / 2) * np.cos(3 * place)
+    cov = np.eye(20) - 1 / 20
+    leadfield, time = cov @ leadfield, np.arange(60)
+    clean = leadfield[:, [20, 60]] @ np.stack([np.sin(time / 4), np.cos(time / 3)])
+    data = clean + 0.1 * np.sqrt(np.mean(clean**2)) * cov @ rng.normal(size=clean.shape)
+    rap, trap = (method(leadfield, cov, n_dipoles=5).solve(data) for method in (rap_music, trap_music))
+    np.testing.assert_array_equal(np.sort(trap.index[:2]), [20, 60])
+    assert (trap.correlation[:2] > 0.99).all()
+    assert (trap.correlation[3:] < rap.correlation[3:]).all()
 
 
 @pytest.mark.parametrize("kind", RECURSIVE)

@@ -121,8 +121,9 @@ def _draw_interval(axis, result: Result, m, at: float, colour: str) -> None:
 
 
 def _names(verdicts: Sequence[Verdict]) -> list[str]:
-    """Of all results, in the order in which they come."""
-    return list(dict.fromkeys(result.name for verdict in verdicts for result in verdict.results))
+    """Of all results, in the order in which they come where most come: methods, then guesses."""
+    longest_first = sorted(verdicts, key=lambda verdict: -len(verdict.results))
+    return list(dict.fromkeys(result.name for verdict in longest_first for result in verdict.results))
 
 
 def _short(verdict: Verdict, knowledge: str | None = None) -> str:
