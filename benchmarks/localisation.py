@@ -1,4 +1,4 @@
-"""Does a method find a single source without noise? On the default head, beside MNE-Python.
+"""Does a method find a single source without noise? On the head of `make run`, beside MNE-Python.
 
 python benchmarks/localisation.py
 python benchmarks/localisation.py --montage 10-5-149 --subdivision ico5
