@@ -95,6 +95,11 @@ def main() -> None:
             theirs = mne_kernel(sensors.names, fixed, noise_cov, method)
             row["MNE-Python, fixed"] = share_found(theirs, fixed)
             rows.append(row)
+        for method in ("dSPM", "sLORETA"):
+            estimator = inverse.minimum_norm(free, noise_cov, snr=SNR, method=method, blockwise=True)
+            found = share_found(np.asarray(estimator.kernel), free)
+            rows.append({"method": f"{method}, blockwise", "found, fixed": "–", "found, free": found,
+                         "MNE-Python, fixed": "–"})  # fmt: skip
     console = Console(width=120)
     print_rows(f"Share of {sources.n_sources} sources found", rows, console)
     result = {"sources": sources.n_sources, "channels": len(fixed), "nodes": head.mesh.n_nodes, "rows": rows}

@@ -120,6 +120,54 @@ def test_sloreta_localises_every_free_source_without_error(key):
     )
 
 
+@pytest.mark.parametrize("loose", [None, 0.2])
+def test_blockwise_sloreta_localises_every_orientation_of_every_source(key, loose):
+    """Where sums of variances do not: topographies of neighbours are alike, as those of a head are."""
+    places = jnp.linspace(0, 1, 25)
+    smooth = jnp.exp(-(((jnp.linspace(0, 1, 12)[:, None] - places) / 0.2) ** 2))
+    leadfield = smooth[..., None] * (1 + jax.random.normal(key, (12, 1, 3)) * jnp.array([1, 0.3, 0.05]))
+    leadfield = leadfield + 0.05 * jax.random.normal(key, (12, 25, 3))
+    normals = jax.random.normal(key, (25, 3))
+    normals = normals / jnp.linalg.norm(normals, axis=1, keepdims=True)
+    directions = jax.random.normal(jax.random.key(1), (40, 3))
+    data = jnp.einsum("csx,nx->csn", leadfield, directions).reshape(12, -1)
+
+    def missed(**options):
+        estimator = minimum_norm(
+            leadfield, jnp.eye(12), method="sLORETA", loose=loose, normals=normals, **options
+        )
+        size = jnp.linalg.norm(estimator(data).current, axis=1).reshape(25, 25, 40)
+        return (size.argmax(axis=0) != np.arange(25)[:, None]).sum()
+
+    assert missed(blockwise=True) == 0
+    assert missed() > 0
+
+
+@pytest.mark.parametrize("method", ["dSPM", "sLORETA"])
+def test_blockwise_rows_of_a_location_have_unit_covariance(key, method):
+    """Of noise alone for dSPM, of noise and prior for sLORETA, up to what `snr` scales."""
+    leadfield = jax.random.normal(key, (10, 6, 3))
+    snr, cov = 2.0, jnp.eye(10)
+    kernel = np.asarray(minimum_norm(leadfield, cov, snr=snr, method=method, blockwise=True).kernel)
+    gain = leadfield.reshape(10, -1)
+    prior = gain @ gain.T * 10 / jnp.sum(gain**2)
+    assumed = cov if method == "dSPM" else snr**2 * prior + cov
+    found = np.einsum("sic,cd,sjd->sij", kernel, assumed, kernel)
+    np.testing.assert_allclose(found, np.broadcast_to(np.eye(3), found.shape), atol=1e-9)
+    leadfield = leadfield.at[:, 2].set(0)
+    blind = minimum_norm(leadfield, cov, method=method, blockwise=True).kernel
+    assert not blind[2].any()
+    assert np.isfinite(blind).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "shape"), [("MNE", (5, 6, 3)), ("eLORETA", (5, 6, 3)), ("sLORETA", (5, 6))]
+)
+def test_blockwise_needs_something_to_standardise(method, shape):
+    with pytest.raises(ValueError, match="blockwise is for dSPM and sLORETA of free orientation"):
+        minimum_norm(np.ones(shape), np.eye(5), method=method, blockwise=True)
+
+
 def test_minimum_norm_prefers_strong_columns_and_depth_weighting_less_so(problem):
     leadfield, cov = problem
     hits = [
