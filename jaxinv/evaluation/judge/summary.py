@@ -76,13 +76,13 @@ def overview(verdicts: Sequence[Verdict]) -> Figure:
     """Every method in every cell: a panel a scenario, a row a method, a colour a cell, oracles as bars."""
     scenarios = [s for s in HEADLINES if any(verdict.cell.scenario == s for verdict in verdicts)]
     rows = max(len(_names([v for v in verdicts if v.cell.scenario == s])) for s in scenarios)
-    figure = new_figure(4.3 * len(scenarios), 0.27 * rows + 2.6)
+    figure, colours = new_figure(4.3 * len(scenarios), 0.27 * rows + 2.6), (*PALETTE, INK)
     for axis, scenario in zip(figure.subplots(1, len(scenarios), squeeze=False)[0], scenarios):
         of_scenario = [verdict for verdict in verdicts if verdict.cell.scenario == scenario]
         names = [n for n in _names(of_scenario) if not n.startswith("oracle")]
         m = metric(HEADLINES[scenario][0])
         for i, verdict in enumerate(of_scenario):
-            colour, shift = PALETTE[i % len(PALETTE)], 0.6 * ((i + 0.5) / len(of_scenario) - 0.5)
+            colour, shift = colours[i % len(colours)], 0.6 * ((i + 0.5) / len(of_scenario) - 0.5)
             by_name = {result.name: result for result in verdict.results}
             for row, name in enumerate(names):
                 if name in by_name and m.key in by_name[name].metrics:
@@ -107,7 +107,7 @@ def overview(verdicts: Sequence[Verdict]) -> Figure:
         axis.grid(True, color=GRID, lw=0.6)
         axis.tick_params(labelsize=8, colors=INK)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=7, frameon=False)
+        axis.legend(loc="upper left", bbox_to_anchor=(-0.45, -0.14), fontsize=7, frameon=False)
     figure.tight_layout()
     return figure
 
