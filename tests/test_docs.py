@@ -22,10 +22,13 @@ def test_an_estimate_from_objects_of_mne_python_is_its_own(mne_recording):
         expected = mne.minimum_norm.apply_inverse(evoked, operator, 1 / 9, "sLORETA").data
     names = {"fwd": forward, "evoked": evoked, "cov": cov}
     exec(blocks("mne.md")[0], names)
-    np.testing.assert_allclose(names["stc"].data, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+    found = names["stc"]
+    np.testing.assert_allclose(found.data, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
+    assert [len(v) for v in found.vertices] == [36, 36]
+    assert found.sfreq == evoked.info["sfreq"]
 
 
-def test_an_estimate_on_our_head_becomes_an_object_of_mne_python(monkeypatch):
+def test_an_estimate_on_our_head_becomes_an_object_of_mne_python():
     """On a coarser head than the page's, whose channels and noise are those of a recording."""
     source = blocks("mne.md")[1].replace("resolution=4e-3", "resolution=8e-3")
     rng = np.random.default_rng(0)

@@ -202,15 +202,10 @@ class _Collected:
             known = np.einsum("cij,cj->ci", self.change, found[:, : len(self.basis)])
             guess = self.basis.combined(known)
         parameters = problem.parameters(jnp.asarray(conductivity))
-        solution, report = _solve(
-            problem.stiffness, problem.hierarchy, parameters, loads, guess, residual, MAX_ITERATIONS
-        )
-        if not bool(report.converged.all()):
-            raise RuntimeError(
-                f"the solver did not converge at {np.asarray(conductivity).tolist()} S/m: the largest "
-                f"relative residual is {float(report.residual.max()):.1e} after {int(report.iterations)} "
-                "iterations; look for badly shaped cells, or narrow low and high"
-            )
+        solution = solved(
+            problem.stiffness, problem.hierarchy, parameters, loads, guess, residual,
+            at=f"at {np.asarray(conductivity).tolist()} S/m",
+        )  # fmt: skip
         mode, step = _new_mode(solution, guess, loads)
         rest = _residual(problem.stiffness, parameters, loads, guess, mode, step)
         center = problem.parameters(jnp.asarray(problem.center))
@@ -267,6 +262,31 @@ def _bordered(matrices, column):
 
 
 _solve = jax.jit(solve_poisson)
+
+
+def solved(
+    stiffness: Stiffness,
+    hierarchy: Hierarchy,
+    parameters: Array,
+    loads: Float[Array, "node column"],
+    guess: Float[Array, "node column"],
+    residual: float,
+    *,
+    at: str,
+) -> Float[Array, "node column"]:
+    """Potentials to a relative residual.
+
+    Raises:
+        RuntimeError: if a column does not converge; `at` says where.
+    """
+    found, report = _solve(stiffness, hierarchy, parameters, loads, guess, residual, MAX_ITERATIONS)
+    if not bool(report.converged.all()):
+        raise RuntimeError(
+            f"the solver did not converge {at}: the largest relative residual is "
+            f"{float(report.residual.max()):.1e} after {int(report.iterations)} iterations; look for badly "
+            "shaped cells, or narrow low and high"
+        )
+    return found
 
 
 @jax.jit

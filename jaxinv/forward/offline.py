@@ -18,13 +18,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy import sparse
 from scipy.linalg import eigh
 
-from jaxinv.fem.loads import SourceLoads
 from jaxinv.fem.multigrid import v_cycle
-from jaxinv.fem.solve import solve_poisson
 from jaxinv.fem.stiffness import Stiffness
 from jaxinv.forward.exact import FemForward
 from jaxinv.forward.files import read_pytree, write_pytree
-from jaxinv.forward.greedy import MAX_ITERATIONS, SOLVED_TO, OfflineProblem, ReducedBlock, reduce_block
+from jaxinv.forward.greedy import (
+    MAX_ITERATIONS,
+    SOLVED_TO,
+    OfflineProblem,
+    ReducedBlock,
+    reduce_block,
+    solved,
+)
 from jaxinv.forward.hypercircle import Hypercircle
 from jaxinv.forward.placement import place_sensors
 from jaxinv.forward.reduced_rows import ReducedRows
@@ -59,11 +64,6 @@ def reduce_channels(
 
     `problem` gives what `offline_problem` makes; it is asked for only where a block is not in the cache.
     """
-    if not isinstance(forward.loads, SourceLoads):
-        raise ValueError(
-            f"the loads of source_model={forward.source_model!r} depend on the conductivity, so that its "
-            'leadfields cannot be reduced: build with "recovery", "venant" or "partial-integration"'
-        )
     size = np.linalg.norm(loads, axis=0)
     if not size.any():
         raise ValueError(
@@ -97,26 +97,31 @@ def reduce_channels(
 
 def offline_problem(
     forward: FemForward,
-    low: Float[np.ndarray, " tissue"],
-    high: Float[np.ndarray, " tissue"],
+    center: Float[np.ndarray, " tissue"],
+    least: Float[np.ndarray, " tissue"],
     training: Float[np.ndarray, "case tissue"],
 ) -> OfflineProblem:
-    """The operator in double precision, and the two constants of the bound."""
+    """The operator in double precision, and the two constants of the bound; `least` is `row_least`."""
     stiffness = _balanced(forward.stiffness)
     rows = _row_matrix(forward, stiffness.n_nodes)
-    center = np.sqrt(low * high)
     gathered = _GatheredRows(
         jnp.asarray(rows.data),
         jnp.asarray(rows.indices, jnp.int32),
         jnp.asarray(rows.indptr, jnp.int32),
     )
-    least = row_least(forward, low, high)
-    solve = partial(_solve_for, stiffness, forward.hierarchy, forward.parameters(jnp.asarray(least)))
-    constant = eigenvalue_bound(
-        lambda block: rows @ solve(jnp.asarray(rows.T @ block)), rows.shape[0], steps=LANCZOS_STEPS
-    )
+    parameters = forward.parameters(jnp.asarray(least))
+
+    def rows_of_rows(block):
+        loads = jnp.asarray(rows.T @ block)
+        found = solved(
+            stiffness, forward.hierarchy, parameters, loads, jnp.zeros_like(loads), LANCZOS_TOLERANCE,
+            at="where the bound's constant is sought",
+        )  # fmt: skip
+        return rows @ np.asarray(found)
+
+    constant = eigenvalue_bound(rows_of_rows, rows.shape[0], steps=LANCZOS_STEPS)
     floor = _cycle_floor(stiffness, forward.hierarchy, forward.parameters(jnp.asarray(center)))
-    matrices = [stiffness.to_scipy(forward.parameters(jnp.asarray(unit))) for unit in np.eye(len(low))]
+    matrices = [stiffness.to_scipy(forward.parameters(jnp.asarray(unit))) for unit in np.eye(len(center))]
     for matrix in matrices:
         matrix.eliminate_zeros()
     return OfflineProblem(
@@ -204,22 +209,6 @@ def row_least(
     held = [np.asarray(forward.stiffness.at(forward.parameters(jnp.asarray(u))))[diagonal] > 0 for u in units]
     tissue = np.argmax([weight[here].sum() for here in held])
     return np.where(np.arange(len(low)) == tissue, high, low)
-
-
-def _solve_for(stiffness, hierarchy, parameters, loads) -> np.ndarray:
-    """Potentials for the constant of the bound."""
-    guess = jnp.zeros_like(loads)
-    found, report = _solve(stiffness, hierarchy, parameters, loads, guess, LANCZOS_TOLERANCE, MAX_ITERATIONS)
-    if not bool(report.converged.all()):
-        raise RuntimeError(
-            "the solver did not converge where the bound's constant is sought: the largest relative residual "
-            f"is {float(report.residual.max()):.1e} after {int(report.iterations)} iterations; look for "
-            "badly shaped cells, or narrow low and high"
-        )
-    return np.asarray(found)
-
-
-_solve = jax.jit(solve_poisson)
 
 
 def _cycle_floor(stiffness: Stiffness, hierarchy, parameters) -> float:

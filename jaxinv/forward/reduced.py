@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.stats import qmc
 
+from jaxinv.fem.loads import SourceLoads
 from jaxinv.forward.exact import FemForward, check_dtype
 from jaxinv.forward.files import read_pytree, write_pytree
 from jaxinv.forward.hypercircle import Hypercircle
@@ -30,7 +31,7 @@ from jaxinv.tissues import conductivity_range
 
 TRAINING_CASES = 256  # conductivities at which the bound is held to the tolerance, beside the box's corners
 MAX_MODES = 120
-LEAST_TOLERANCE = 1e-5
+LEAST_TOLERANCE = 1e-5  # solves go to a millionth of it
 SLOPES, LOOSEST = 10, 0.5  # tolerance of the slopes, over that of the potentials; and at most
 
 
@@ -121,12 +122,13 @@ class ReducedForward:
                 f"and 1; found {tolerance:g}"
             )
         check_dtype("float64")
+        _check_loads(forward)
         _check_displacement(forward, displacement)
-        training = _training(low, high)
+        training, least = _training(low, high), row_least(forward, low, high)
         reduce = partial(
             reduce_channels,
             forward,
-            problem=functools.cache(partial(offline_problem, forward, low, high, training)),
+            problem=functools.cache(partial(offline_problem, forward, np.sqrt(low * high), least, training)),
             training=training,
             max_modes=max_modes,
             channels_per_block=channels_per_block,
@@ -147,7 +149,7 @@ class ReducedForward:
             sources=forward.sources,
             sensors=forward.sensors,
             tissue_names=forward.tissue_names,
-            row_least=jnp.asarray(row_least(forward, low, high), cast),
+            row_least=jnp.asarray(least, cast),
             tolerance=tolerance,
             displacement=float(displacement),
         )
@@ -333,6 +335,14 @@ def _box(tissue_names, low, high):
             f"found {low.tolist()} and {high.tolist()}"
         )
     return low, high
+
+
+def _check_loads(forward: FemForward) -> None:
+    if not isinstance(forward.loads, SourceLoads):
+        raise ValueError(
+            f"the loads of source_model={forward.source_model!r} depend on the conductivity, so that its "
+            'leadfields cannot be reduced: build with "recovery", "venant" or "partial-integration"'
+        )
 
 
 def _check_displacement(forward: FemForward, displacement: float) -> None:

@@ -195,11 +195,11 @@ def _sample(estimator, measurements):
     usual = jnp.median(jnp.where(power > 0, power, jnp.max(power)))
     known = jnp.clip(level**-2, _NOISE[0] ** 2, None)[None]
     problem = _Problem(
-        gain, power, modes, seen, count.astype(float), spectra,
+        gain, power, modes, seen, count, spectra,
         _RATIOS * _RATIO_STD, -(_RATIOS**2) / 2 - np.log(np.sum(np.exp(-(_RATIOS**2) / 2))),
         jnp.log(estimator.rank / 2 / usual) + _COMMON, _NOISE if estimator.learn_noise else known, size,
     )  # fmt: skip
-    problem = jax.tree.map(partial(_single, gain.dtype), problem)
+    problem = jax.tree.map(lambda values: jnp.asarray(values, gain.dtype), problem)
     keys = jax.random.split(jax.random.key(estimator.seed), estimator.n_chains)
     lengths = (estimator.n_patches, estimator.n_sweeps, estimator.n_burn_in)
     means, held = jax.lax.map(partial(_chain, problem, lengths), keys)
@@ -208,11 +208,6 @@ def _sample(estimator, measurements):
     held = estimator.dictionary.currents(held.mean(axis=0).reshape(shape[1:]).astype(white.dtype))
     current = _matmul(current.T, jnp.asarray(basis, white.dtype)) * (level / estimator.scale)
     return current, jnp.clip(held, 0, 1)
-
-
-def _single(dtype, values):
-    values = jnp.asarray(values)
-    return values if jnp.issubdtype(values.dtype, jnp.integer) else values.astype(dtype)
 
 
 def _bands(n_times):

@@ -61,10 +61,7 @@ def source_prior(
         check_source_variance(source_variance, n_sources)
         variance = jnp.asarray(source_variance, dtype)
     if depth is not None:
-        seen = jnp.tensordot(
-            whitener(noise_cov).projector.astype(dtype), leadfield, axes=1, precision="highest"
-        )
-        variance = variance * _depth_weights(seen, depth)
+        variance = variance * _depth_weights(leadfield, noise_cov, depth)
     if normals is None or loose is None:
         return SourcePrior(variance)
     return SourcePrior(variance, jnp.asarray(loose, dtype), jnp.asarray(normals, dtype))
@@ -81,8 +78,10 @@ def loosen(
 
 
 @jax.jit
-def _depth_weights(leadfield, exponent):
+def _depth_weights(leadfield, noise_cov, exponent):
     """Variance of each source before scaling, as MNE-Python limits it (its `limit_depth_chs=True`)."""
+    projector = whitener(noise_cov).projector.astype(leadfield.dtype)
+    leadfield = jnp.tensordot(projector, leadfield, axes=1, precision="highest")
     if leadfield.ndim == 2:
         power = jnp.sum(leadfield**2, axis=0)
     else:

@@ -68,8 +68,7 @@ class Recording:
                 f"its second axis where orientation is free; found {data.shape}"
             )
         data = data.reshape(*data.shape[: 1 + vector], -1)
-        surface = self.kind == "surface"
-        if surface:
+        if self.kind == "surface":
             made = mne.VectorSourceEstimate if vector else mne.SourceEstimate
         else:
             made = mne.VolVectorSourceEstimate if vector else mne.VolSourceEstimate
@@ -125,10 +124,11 @@ def from_mne(
         raise ValueError("forward was computed for fixed orientation: compute it anew, or pass fixed=True")
     noise = np.diag(cov["data"]) if cov["diag"] else cov["data"]
     spaces = turned["src"]
-    has_normals = kind != "volume"
-    normals = np.concatenate([space["nn"][space["vertno"]] for space in spaces]) if has_normals else None
+    normals = None
     if is_fixed:
         normals = np.asarray(turned["source_nn"], np.float64)
+    elif kind != "volume":
+        normals = np.concatenate([space["nn"][space["vertno"]] for space in spaces])
     leadfield = projector @ gain
     return Recording(
         measurements=projector @ evoked.get_data(picks=good),
@@ -158,12 +158,11 @@ def _projector(evoked, names) -> Float[np.ndarray, "channel channel"]:
         )
         for p in evoked.info["projs"]
     ]
-    units = mne.EvokedArray(np.eye(len(names)), info)
-    removed = units.copy().add_proj(projections).apply_proj().data if projections else units.data
-    if not np.allclose(removed.sum(axis=0), 0):  # no average reference among them
-        units.add_proj(projections).set_eeg_reference(projection=True)
-        removed = units.apply_proj().data
-    return removed
+    units = mne.EvokedArray(np.eye(len(names)), info).add_proj(projections)
+    projected = units.copy().apply_proj().data
+    if not np.allclose(projected.sum(axis=0), 0):  # no average reference among them
+        projected = units.set_eeg_reference(projection=True).apply_proj().data
+    return projected
 
 
 def _faces(spaces) -> Int[np.ndarray, "face 3"] | None:

@@ -22,6 +22,8 @@ HEADLINES = {
 }
 """What each scenario is mostly judged by, the first of them in the figure."""
 
+COLOURS = (*PALETTE, INK)  # of cells
+
 LEADFIELDS = {
     "crime": "leadfield that made the data",
     "own": "leadfield of the same head",
@@ -76,13 +78,13 @@ def overview(verdicts: Sequence[Verdict]) -> Figure:
     """Every method in every cell: a panel a scenario, a row a method, a colour a cell, oracles as bars."""
     scenarios = [s for s in HEADLINES if any(verdict.cell.scenario == s for verdict in verdicts)]
     rows = max(len(_names([v for v in verdicts if v.cell.scenario == s])) for s in scenarios)
-    figure, colours = new_figure(4.3 * len(scenarios), 0.27 * rows + 2.6), (*PALETTE, INK)
+    figure = new_figure(4.3 * len(scenarios), 0.27 * rows + 2.6)
     for axis, scenario in zip(figure.subplots(1, len(scenarios), squeeze=False)[0], scenarios):
         of_scenario = [verdict for verdict in verdicts if verdict.cell.scenario == scenario]
         names = [n for n in _names(of_scenario) if not n.startswith("oracle")]
         m = metric(HEADLINES[scenario][0])
         for i, verdict in enumerate(of_scenario):
-            colour, shift = colours[i % len(colours)], 0.6 * ((i + 0.5) / len(of_scenario) - 0.5)
+            colour, shift = COLOURS[i % len(COLOURS)], 0.6 * ((i + 0.5) / len(of_scenario) - 0.5)
             by_name = {result.name: result for result in verdict.results}
             for row, name in enumerate(names):
                 if name in by_name and m.key in by_name[name].metrics:
