@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "assembly": ["assemble_stiffness"],
         "hierarchy": ["build_hierarchy", "linear_interpolation"],
         "loads": ["Loads", "SensorLoads", "SourceLoads"],
-        "multigrid": ["Hierarchy", "Level", "v_cycle"],
+        "multigrid": ["Hierarchy", "Level", "VCycle"],
         "sensor_placement": ["place_sensors"],
         "solve": ["SolveReport", "solve_poisson"],
         "source_models": ["SOURCE_MODELS", "SourceModel"],

@@ -1,8 +1,5 @@
 """A symmetric multigrid V-cycle that follows the conductivities: the preconditioner of the solver."""
 
-from collections.abc import Callable
-from functools import partial
-
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
@@ -67,18 +64,10 @@ class Prolongation:
 
     def swept(
         self, factors: Float[Array, " parameter"], weights: Float[Array, " node"]
-    ) -> tuple[Callable[[Columns, Columns, Columns], tuple], Callable[[Columns], Columns]]:
-        """Prolongation after a sweep, P - W K(σ) P with diagonal weights W, and its transpose.
-
-        The first takes what it is added to and what the inner products are taken with, too.
-        """
+    ) -> Float[Array, " entry"]:
+        """Prolongation after a sweep, P - W K(σ) P, with diagonal weights W."""
         image = jnp.einsum("p,pe->e", factors, self.images, precision="highest")
-        entries = self.plain - weights[self.rows] * image
-        down = (entries[self.order], self.transposed_indices, self.transposed_indptr)
-        return (
-            partial(csr_product_inner, entries, self.indices, self.indptr),
-            lambda columns: csr_product(*down, columns),
-        )
+        return self.plain - weights[self.rows] * image
 
 
 @flax.struct.dataclass
@@ -114,9 +103,8 @@ class Hierarchy:
     kernel: Float[Array, " node"]
 
 
-def v_cycle(
-    hierarchy: Hierarchy, stiffness: Stiffness, conductivity: Parameters
-) -> Callable[[Columns], tuple[Columns, Float[Array, " column"]]]:
+@flax.struct.dataclass
+class VCycle:
     r"""The cycle at given conductivities, with a damped Jacobi sweep $W = \omega D^{-1}$ on each side.
 
     Two sweeps and the coarse correction are multiplied out into sparse matrices,
@@ -124,47 +112,66 @@ def v_cycle(
     $$M = Q + \tilde P M_c \tilde P^T, \quad Q = 2 W - W K W, \quad \tilde P = (I - W K) P,$$
 
     so that a level costs three sparse products and next to no passes over vectors. As the sweep contracts,
-    $0 < \langle x, M x \rangle \le \langle x, K^{-1} x \rangle$.
+    $0 < \langle x, M x \rangle \le \langle x, K^{-1} x \rangle$. A pytree.
 
-    Args:
+    Attributes:
         hierarchy: the coarse levels.
         stiffness: the finest level, in single precision.
-        conductivity: in S/m.
-
-    Returns:
-        A symmetric linear function M of the residual r, positive on all that is orthogonal to constants;
-        it gives M r, and <r, M r> of each column.
+        relaxations: entries of Q on each level but the coarsest.
+        prolongations: entries of P̃ to each level but the coarsest.
+        restrictions: those of its transpose.
+        inverse: of the coarsest level's matrix.
 
     References:
         Vassilevski & Yang 2014, doi:10.1002/nla.1924 (the additive form of a multiplicative cycle).
     """
-    factors = Stiffness.coefficients(conductivity)
-    grids = [
-        (stiffness, hierarchy.radius),
-        *((level.stiffness, level.radius) for level in hierarchy.levels),
-    ]
-    relaxations, ways = [], []
-    for (matrices, radius), level in zip(grids, hierarchy.levels):
-        entries = matrices.at(conductivity)
-        weights = DAMPING / (radius * entries[matrices.diagonal])
-        relaxations.append((matrices, _relaxation(matrices, entries, weights)))
-        ways.append(level.prolongation.swept(factors, weights))
-    coarsest, _ = grids[-1]
-    matrix = coarsest.dense(coarsest.at(conductivity))
-    # a constant potential has no image; giving it one makes the matrix definite and changes nothing else
-    shift = jnp.trace(matrix) / len(matrix) * jnp.outer(hierarchy.kernel, hierarchy.kernel)
-    inverse = jnp.linalg.inv(matrix + shift)
 
-    def cycle(depth: int, residual: Columns) -> tuple[Columns, Float[Array, " column"]]:
-        if depth == len(hierarchy.levels):
-            corrected = jnp.matmul(inverse, residual, precision="highest")
+    hierarchy: Hierarchy
+    stiffness: Stiffness
+    relaxations: tuple[Float[Array, " entry"], ...]
+    prolongations: tuple[Float[Array, " entry"], ...]
+    restrictions: tuple[Float[Array, " entry"], ...]
+    inverse: Float[Array, "coarse coarse"]
+
+    @classmethod
+    def at(cls, hierarchy: Hierarchy, stiffness: Stiffness, conductivity: Parameters) -> "VCycle":
+        """At conductivities in S/m; `stiffness` in single precision."""
+        factors = Stiffness.coefficients(conductivity)
+        radii = [hierarchy.radius, *(level.radius for level in hierarchy.levels)]
+        grids = [stiffness, *(level.stiffness for level in hierarchy.levels)]
+        relaxations, prolongations, restrictions = [], [], []
+        for matrices, radius, level in zip(grids, radii, hierarchy.levels):
+            entries = matrices.at(conductivity)
+            weights = DAMPING / (radius * entries[matrices.diagonal])
+            relaxations.append(_relaxation(matrices, entries, weights))
+            prolongations.append(level.prolongation.swept(factors, weights))
+            restrictions.append(prolongations[-1][level.prolongation.order])
+        matrix = grids[-1].dense(grids[-1].at(conductivity))
+        # a constant potential has no image; giving it one makes the matrix definite and changes nothing else
+        shift = jnp.trace(matrix) / len(matrix) * jnp.outer(hierarchy.kernel, hierarchy.kernel)
+        inverse = jnp.linalg.inv(matrix + shift)
+        return cls(
+            hierarchy, stiffness, tuple(relaxations), tuple(prolongations), tuple(restrictions), inverse
+        )
+
+    def __call__(self, residual: Columns) -> tuple[Columns, Float[Array, " column"]]:
+        """M r and <r, M r>, column by column.
+
+        M is symmetric, and positive on all that is orthogonal to constants.
+        """
+        return self._cycle(0, residual)
+
+    def _cycle(self, depth: int, residual: Columns) -> tuple[Columns, Float[Array, " column"]]:
+        if depth == len(self.hierarchy.levels):
+            corrected = jnp.matmul(self.inverse, residual, precision="highest")
             return corrected, (corrected * residual).sum(axis=0)
-        matrices, entries = relaxations[depth]
-        up, down = ways[depth]
-        coarse, _ = cycle(depth + 1, down(residual))
-        return up(coarse, against=residual, onto=matrices.product(entries, residual))
-
-    return lambda residual: cycle(0, residual)
+        matrices = self.hierarchy.levels[depth - 1].stiffness if depth else self.stiffness
+        way = self.hierarchy.levels[depth].prolongation
+        down = (self.restrictions[depth], way.transposed_indices, way.transposed_indptr)
+        up = (self.prolongations[depth], way.indices, way.indptr)
+        coarse, _ = self._cycle(depth + 1, csr_product(*down, residual))
+        relaxed = matrices.product(self.relaxations[depth], residual)
+        return csr_product_inner(*up, coarse, against=residual, onto=relaxed)
 
 
 def _relaxation(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from jaxinv.fem.multigrid import Hierarchy, v_cycle
+from jaxinv.fem.multigrid import Hierarchy, VCycle
 from jaxinv.fem.stiffness import Parameters, Stiffness
 from jaxinv.kernels.csr_product import csr_product_inner
 
@@ -143,7 +143,7 @@ class _Operator(NamedTuple):
         return cls(
             lambda x: stiffness.product(entries, x),
             lambda x: csr_product_inner(*single, x, against=x),
-            v_cycle(hierarchy, rounded, conductivity.astype(jnp.float32)),
+            VCycle.at(hierarchy, rounded, conductivity.astype(jnp.float32)),
         )
 
 

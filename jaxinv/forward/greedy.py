@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxinv.fem.multigrid import Hierarchy, v_cycle
+from jaxinv.fem.multigrid import Hierarchy, VCycle
 from jaxinv.fem.solve import solve_poisson
 from jaxinv.fem.stiffness import Stiffness
 from jaxinv.forward.hypercircle import Hypercircle, build_hypercircle, square_root
@@ -18,7 +18,7 @@ from jaxinv.forward.tissue_basis import TissueBasis, TissueMatrices
 MAX_ITERATIONS = 300
 SOLVED_TO = 1e-6  # relative residual of solutions, over the tolerance: what is left is a few percent of it
 PADDING = 8  # the models are padded to a multiple of this many modes, so that few shapes are compiled
-CANDIDATES = 16  # conductivities whose bounds are looked at together
+CANDIDATES = 8  # conductivities whose bounds are looked at together
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class OfflineProblem:
         rows: from potentials (node, channel) to leadfield rows (channel, row).
         row_limit: bound on the norm of a row over the energy norm of its potential, at `row_least`.
         row_least: conductivities highest in the sources' tissue, lowest elsewhere.
-        cycle_floor: least eigenvalue of the cycle times K at `center`.
+        cycle: of the multigrid at `center`.
+        cycle_floor: least eigenvalue of the cycle times K there.
         center: conductivities in the middle of the box, in S/m.
         training: conductivities at which the bound must hold, in S/m.
     """
@@ -45,6 +46,7 @@ class OfflineProblem:
     rows: Callable[[Float[Array, "node channel"]], Float[Array, "channel row"]]
     row_limit: float
     row_least: Float[np.ndarray, " tissue"]
+    cycle: VCycle
     cycle_floor: float
     center: Float[np.ndarray, " tissue"]
     training: Float[np.ndarray, "case tissue"]
@@ -208,8 +210,7 @@ class _Collected:
         )  # fmt: skip
         mode, step = _new_mode(solution, guess, loads)
         rest = _residual(problem.stiffness, parameters, loads, guess, mode, step)
-        center = problem.parameters(jnp.asarray(problem.center))
-        left = np.asarray(_dual_square(problem.stiffness, problem.hierarchy, center, rest))
+        left = np.asarray(_dual_square(problem.cycle, rest))
         self._append(problem, loads, mode, known, np.asarray(step), conductivity)
         self.imbalance = np.hstack([self.imbalance, np.sqrt(left / problem.cycle_floor)[:, None]])
 
@@ -234,8 +235,7 @@ class _Collected:
         exact, self.change = build_hypercircle(
             self.energy, self.load, self.solutions, conductivities, self.imbalance, center
         )
-        products = np.einsum("cia,cij,cjb->cab", self.change, self.row_products, self.change, optimize=True)
-        root = square_root(products)
+        root = square_root(np.swapaxes(self.change, 1, 2) @ self.row_products @ self.change)
         n_modes = -(-len(self.basis) // PADDING) * PADDING
         self.current = jax.tree.map(jnp.asarray, exact.padded(n_modes))
         width = n_modes - root.shape[-1]
@@ -247,7 +247,7 @@ class _Collected:
         model, change = build_hypercircle(
             self.energy, self.load, self.solutions, conductivities, self.imbalance, problem.center
         )
-        rows = np.einsum("cia,ics->cas", change, np.stack(self.rows), optimize=True)
+        rows = np.swapaxes(change, 1, 2) @ np.stack(self.rows, axis=1)
         return ReducedBlock(model, rows, conductivities, bound, problem.row_limit)
 
 
@@ -313,11 +313,9 @@ def _dot(mode, loads):
 
 
 @jax.jit
-def _dual_square(stiffness, hierarchy, parameters, rest):
+def _dual_square(cycle, rest):
     """<r, M r> for the cycle M."""
-    single = stiffness.astype(jnp.float32)
     scale = jnp.linalg.norm(rest, axis=0)
     scale = jnp.where(scale > 0, scale, 1)
-    unit = (rest / scale).astype(jnp.float32)
-    _, square = v_cycle(hierarchy, single, parameters.astype(jnp.float32))(unit)
+    _, square = cycle((rest / scale).astype(jnp.float32))
     return square * scale**2

@@ -117,17 +117,19 @@ def build_hypercircle(
     """
     lower = np.linalg.cholesky(np.einsum("t,ctij->cij", center, energy))
     change = np.swapaxes(np.linalg.inv(lower), 1, 2)
-    energy = np.einsum("cia,ctij,cjb->ctab", change, energy, change, optimize=True)
+    energy = (
+        np.swapaxes(change, 1, 2)[:, None] @ energy @ change[:, None]
+    )  # products, for BLAS: einsum is slow
     energy = (energy + np.swapaxes(energy, 2, 3)) / 2
     root = square_root(energy)
-    solutions = np.einsum("cij,cja->cia", solutions, lower)
+    solutions = solutions @ lower
     # potentials of the currents, times the root: (channel, solution, tissue, mode)
-    currents = np.einsum("it,ctab,cib->cita", conductivities, root, solutions, optimize=True)
+    currents = np.moveaxis(solutions[:, None] @ np.swapaxes(root, 2, 3), 1, 2) * conductivities[:, :, None]
     closed, factors = _orthonormal(currents[:, 1:] - currents[:, :1], center)
     n_channels, n_modes = load.shape
     padded = np.zeros((n_channels, len(center), n_modes, n_modes))
     padded[..., : n_modes - 1] = np.moveaxis(closed, 1, 3)
-    closed_energy = np.einsum("ctaj,ctak->ctjk", padded, padded, optimize=True)
+    closed_energy = np.swapaxes(padded, 2, 3) @ padded
     closed_energy[..., -1, -1] = 1 / (1 / center).sum()
     mixing = np.zeros((n_channels, n_modes, n_modes))
     mixing[:, 1:, : n_modes - 1] = factors

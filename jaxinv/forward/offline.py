@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy import sparse
 from scipy.linalg import eigh
 
-from jaxinv.fem.multigrid import v_cycle
+from jaxinv.fem.multigrid import VCycle
 from jaxinv.fem.stiffness import Stiffness
 from jaxinv.forward.exact import FemForward
 from jaxinv.forward.files import read_pytree, write_pytree
@@ -120,7 +120,8 @@ def offline_problem(
         return rows @ np.asarray(found)
 
     constant = eigenvalue_bound(rows_of_rows, rows.shape[0], steps=LANCZOS_STEPS)
-    floor = _cycle_floor(stiffness, forward.hierarchy, forward.parameters(jnp.asarray(center)))
+    middle = forward.parameters(jnp.asarray(center))
+    cycle = jax.jit(VCycle.at)(forward.hierarchy, stiffness.astype(jnp.float32), middle.astype(jnp.float32))
     matrices = [stiffness.to_scipy(forward.parameters(jnp.asarray(unit))) for unit in np.eye(len(center))]
     for matrix in matrices:
         matrix.eliminate_zeros()
@@ -132,7 +133,8 @@ def offline_problem(
         rows=gathered,
         row_limit=math.sqrt(constant),
         row_least=least,
-        cycle_floor=floor,
+        cycle=cycle,
+        cycle_floor=_cycle_floor(stiffness, cycle, middle),
         center=center,
         training=training,
     )
@@ -211,20 +213,18 @@ def row_least(
     return np.where(np.arange(len(low)) == tissue, high, low)
 
 
-def _cycle_floor(stiffness: Stiffness, hierarchy, parameters) -> float:
+def _cycle_floor(stiffness: Stiffness, cycle: VCycle, parameters) -> float:
     """The cycle's least eigenvalue on K by subspace iteration on what it leaves, over a safety factor.
 
     An estimate from above, not a bound: hence the factor. It weighs the solver's own residual alone, a few
     percent of the bound.
     """
-    single = stiffness.astype(jnp.float32)
-    cycle = jax.jit(lambda s, h, x: v_cycle(h, s, parameters.astype(jnp.float32))(x)[0])
-    product = jax.jit(lambda s, x: s.product(s.at(parameters), x))
+    product, apply = jax.jit(lambda s, x: s.product(s.at(parameters), x)), jax.jit(VCycle.__call__)
     start = np.random.default_rng(0).standard_normal((stiffness.n_nodes, FLOOR_COLUMNS))
     columns = jnp.asarray(start)
 
     def cycled(columns):
-        return cycle(single, hierarchy, product(stiffness, columns).astype(jnp.float32)).astype(columns.dtype)
+        return apply(cycle, product(stiffness, columns).astype(jnp.float32))[0].astype(columns.dtype)
 
     for _ in range(FLOOR_STEPS):
         columns = columns - cycled(columns)

@@ -110,7 +110,9 @@ def _products(chunk: Pieces, images: Pieces) -> Float[Array, "channel tissue mod
 
 @partial(jax.jit, donate_argnums=0)
 def _added(total: Pieces, chunk: Pieces, weights: Float[Array, "channel mode"]) -> Pieces:
-    return tuple(part + jnp.einsum("cmn,cm->cn", whole, weights) for part, whole in zip(total, chunk))
+    # a sum of products written out: XLA makes one pass over memory of it, and more of a matrix product
+    terms = [[whole[:, k] * weights[:, k, None] for k in range(CHUNK)] for whole in chunk]
+    return tuple(sum(parts, part) for part, parts in zip(total, terms))
 
 
 @jax.jit

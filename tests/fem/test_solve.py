@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxinv import fem
-from jaxinv.fem.multigrid import v_cycle
+from jaxinv.fem.multigrid import VCycle
 from jaxinv.fem.solve import BLOCK, solve_poisson
 from jaxinv.head.spheres import sphere_head
 
@@ -22,7 +22,7 @@ def problem(request):
 
 
 solve = jax.jit(solve_poisson)
-cycle_of = jax.jit(lambda stiffness, hierarchy, sigma, x: v_cycle(hierarchy, stiffness, sigma)(x)[0])
+cycle_of = jax.jit(lambda stiffness, hierarchy, sigma, x: VCycle.at(hierarchy, stiffness, sigma)(x)[0])
 
 
 def solved(problem, sigma, loads, tolerance=1e-8, guess=None, max_iterations=200):
