@@ -7,7 +7,7 @@ python benchmarks/on_the_fly.py --displacement 5e-3 --tolerances 1e-2 --networks
 python benchmarks/on_the_fly.py --montage 10-20 --tolerances .5 .2 .1 .05 .02 .01 .005 .002 \
     --networks --name error_over_modes --picture docs/images/reduction.png
 python benchmarks/on_the_fly.py --tolerances .1 --cases 3 --networks paper --updates 18 \
-    --name on_the_fly_paper
+    --montage 10-5-149 --field --sources 15684 --name on_the_fly_paper  # the published task's sizes
 """
 
 import argparse
@@ -25,7 +25,7 @@ from rich.console import Console
 from sphere_protocol import SEED, print_rows, write_json
 
 import jaxinv
-from jaxinv.head.fsaverage import cortical_sources, fsaverage_electrodes, fsaverage_head
+from jaxinv.head.fsaverage import fsaverage_electrodes
 from jaxinv.networks import UNetConfig
 from jaxinv.simulate import HalfActiveMaps, WhiteNoise, simulate_batch
 from jaxinv.training import TrainConfig, train
@@ -125,7 +125,9 @@ def main() -> None:
     """Builds, measures, prints the tables and writes them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--resolution", type=float, default=4e-3, help="of the head, in m")
+    parser.add_argument("--sources", default="ico4", help="ico3, ico4, ico5, or a number in the volume")
     parser.add_argument("--montage", default="10-10-64")
+    parser.add_argument("--field", action="store_true", help="channels are Ex, Ey, Ez under each electrode")
     parser.add_argument("--tolerances", type=float, nargs="+", default=[1e-1, 3e-2, 1e-2])
     parser.add_argument("--displacement", type=float, default=0.0, help="of electrodes, in m")
     parser.add_argument(
@@ -138,8 +140,9 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="where to draw error and bound over the modes")
     options = parser.parse_args()
     console, rows, online, training = Console(width=200), [], [], []
-    head = fsaverage_head(options.resolution)
-    sources, sensors = cortical_sources(head, "ico4"), fsaverage_electrodes(options.montage)
+    space = int(options.sources) if options.sources.isdigit() else options.sources
+    head, sources = jaxinv.fsaverage(options.resolution, sources=space)
+    sensors = fsaverage_electrodes(options.montage, field=options.field)
     forward = jaxinv.FemForward.build(head, sources, sensors)
     exact = None
     for tolerance in options.tolerances:

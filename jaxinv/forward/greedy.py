@@ -17,7 +17,7 @@ from jaxinv.forward.tissue_basis import TissueBasis, TissueMatrices
 
 MAX_ITERATIONS = 300
 SOLVED_TO = 1e-6  # relative residual of solutions, over the tolerance: what is left is a few percent of it
-PADDING = 8  # the models are padded to a multiple of this many modes, so that few shapes are compiled
+PADDING = 16  # the models are padded to a multiple of this many modes, so that few shapes are compiled
 CANDIDATES = 8  # conductivities whose bounds are looked at together
 
 
