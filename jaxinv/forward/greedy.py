@@ -16,7 +16,10 @@ from jaxinv.forward.hypercircle import Hypercircle, build_hypercircle, square_ro
 from jaxinv.forward.tissue_basis import TissueBasis, TissueMatrices
 
 MAX_ITERATIONS = 300
-SOLVED_TO = 1e-6  # relative residual of solutions, over the tolerance: what is left is a few percent of it
+# Relative residual of solutions, over the relative error in energy that the tolerance allows: what is left is
+# a few percent of the bound. Double precision reaches no less than the least.
+SOLVED_TO, LEAST_RESIDUAL = 4e-4, 1e-12
+PROBED_TO = 1e-4  # relative residual of the solution that says how much energy a row has
 PADDING = 16  # the models are padded to a multiple of this many modes, so that few shapes are compiled
 CANDIDATES = 8  # conductivities whose bounds are looked at together
 
@@ -132,13 +135,21 @@ def reduce_block(
     Raises:
         RuntimeError: if a solve does not converge, or `max_modes` do not reach the tolerance.
     """
+    residual = max(SOLVED_TO * _energy_tolerance(problem, loads, tolerance), LEAST_RESIDUAL)
     collected = _Collected.empty(problem, loads)
     bounds = np.full(len(problem.training), np.inf)
     used = np.zeros(len(bounds), bool)
     conductivity = problem.center
     while True:
-        collected.solve(problem, loads, conductivity, SOLVED_TO * tolerance)
-        model, rows_root = collected.model(problem.center)
+        collected.solve(problem, loads, conductivity, residual)
+        try:
+            model, rows_root = collected.model(problem.center)
+        except np.linalg.LinAlgError as error:
+            raise RuntimeError(
+                f"the reduced model's bound is {bounds.max():.1e} after {len(collected.basis) - 1} "
+                f"solutions, not tolerance={tolerance:g}, and one more differs from them by no more than the "
+                "solver's error: raise the tolerance, or narrow low and high"
+            ) from error
         worst = _refresh(bounds, model, rows_root, problem, tolerance)
         report(len(collected.basis), float(bounds[worst]))
         if bounds[worst] <= tolerance:
@@ -150,6 +161,18 @@ def reduce_block(
             )
         used[worst] = True
         conductivity = problem.training[worst]
+
+
+def _energy_tolerance(problem: OfflineProblem, loads, tolerance: float) -> float:
+    """Relative error in energy that the tolerance of rows allows, at the center; small where rows are."""
+    potential = solved(
+        problem.stiffness, problem.hierarchy, problem.parameters(jnp.asarray(problem.center)), loads,
+        jnp.zeros_like(loads), PROBED_TO, at=f"at {problem.center.tolist()} S/m",
+    )  # fmt: skip
+    norm = jnp.linalg.norm(problem.rows(potential), axis=1)
+    energy = jnp.sqrt(_dot(potential, loads))
+    factor = row_factor(problem.row_limit, problem.center, problem.row_least)
+    return tolerance * float(jnp.min(norm / (factor * energy)))
 
 
 def _refresh(bounds, model, rows_root, problem, tolerance) -> int:

@@ -23,7 +23,9 @@ from jaxinv.fem.stiffness import Stiffness
 from jaxinv.forward.exact import FemForward
 from jaxinv.forward.files import read_pytree, write_pytree
 from jaxinv.forward.greedy import (
+    LEAST_RESIDUAL,
     MAX_ITERATIONS,
+    PROBED_TO,
     SOLVED_TO,
     OfflineProblem,
     ReducedBlock,
@@ -293,8 +295,9 @@ def _cut(block: ReducedBlock, training, tolerance):
 def _digest(forward: FemForward, loads, training, tolerance, blocks) -> str:
     """A hash of all that the blocks depend on: the operator, the box and the settings."""
     settings = [
-        FORMAT, tolerance, [len(block) for block in blocks], MAX_ITERATIONS, SOLVED_TO, CUT,
-        LANCZOS_STEPS, LANCZOS_TOLERANCE, STARTS, FAILURE, FLOOR_STEPS, FLOOR_COLUMNS, FLOOR_SAFETY,
+        FORMAT, tolerance, [len(block) for block in blocks], MAX_ITERATIONS, SOLVED_TO, LEAST_RESIDUAL,
+        PROBED_TO, CUT, LANCZOS_STEPS, LANCZOS_TOLERANCE, STARTS, FAILURE, FLOOR_STEPS, FLOOR_COLUMNS,
+        FLOOR_SAFETY,
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(settings).encode())
     leaves, structure = jax.tree.flatten((forward.replace(head=None, start=None), loads, training))

@@ -31,7 +31,7 @@ from jaxinv.tissues import conductivity_range
 
 TRAINING_CASES = 256  # conductivities at which the bound is held to the tolerance, beside the box's corners
 MAX_MODES = 120
-LEAST_TOLERANCE = 1e-5  # solves go to a millionth of it
+LEAST_TOLERANCE = 1e-5  # solves for it go to some 1e-11
 SLOPES, LOOSEST = 10, 0.5  # tolerance of the slopes, over that of the potentials; and at most
 
 

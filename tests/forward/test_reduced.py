@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxinv.forward import offline
+from jaxinv.forward import greedy, offline
 from jaxinv.forward.exact import FemForward
 from jaxinv.forward.protocol import Forward
 from jaxinv.forward.reduced import ReducedForward
@@ -269,6 +269,32 @@ def test_a_source_model_whose_loads_depend_on_the_conductivity_is_refused(head, 
 def test_too_few_modes_are_not_an_answer(forward):
     with pytest.raises(RuntimeError, match=r"after 3 solutions, not tolerance=0\.0008"):
         build(forward, max_modes=3)
+
+
+def test_solutions_that_cannot_be_told_apart_are_not_an_answer(forward, monkeypatch):
+    def singular(*_):
+        raise np.linalg.LinAlgError
+
+    monkeypatch.setattr(greedy, "build_hypercircle", singular)
+    with pytest.raises(RuntimeError, match="no more than the solver's error: raise the tolerance"):
+        build(forward)
+
+
+def test_solves_are_sharper_where_rows_are_small_beside_their_energy(forward, monkeypatch):
+    """A row of a thousandth the size needs its potential a thousand times sharper."""
+    reached = []
+
+    def record(*arguments, **options):
+        reached.append(arguments[-1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(greedy._Collected, "solve", record)
+    for factor in (1, 1e-3):
+        weak = forward.replace(loads=forward.loads.replace(weights=factor * forward.loads.weights))
+        monkeypatch.setattr(offline, "eigenvalue_bound", lambda *_, **__: 1e8)
+        with pytest.raises(KeyboardInterrupt):
+            build(weak, tolerance=1e-2)
+    assert reached[1] == pytest.approx(1e-3 * reached[0], rel=1e-3)
 
 
 def test_a_finished_block_is_taken_from_the_cache(forward, reduced, cases, tmp_path, monkeypatch):
