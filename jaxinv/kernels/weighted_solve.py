@@ -22,6 +22,7 @@ except ImportError:  # the machine of an accelerator may do without LLVM
     machine_code = None
 
 SERIAL = 1 << 14  # vector multiplications that are not worth a second thread
+BLOCK = 4  # lines and columns of a factor made together: sixteen sums, of the 32 registers there are
 
 
 def weighted_solve(
@@ -85,15 +86,23 @@ def _batch(arguments, axes):
     return found.reshape(size, -1, *found.shape[1:]), 0
 
 
+def _summed_first(matrices, weights, right):
+    """For one sample: its sums take one pass over the terms, and only they have to be arranged in lanes."""
+    total = sum(weight * matrices[:, t] for t, weight in enumerate(weights[0]))
+    return weighted_solve_p.bind(total[:, None], jnp.ones_like(weights[:, :1]), right)
+
+
 def _lower_cpu(context, *arguments):
-    matrices, _, right = context.avals_in
+    matrices, weights, right = context.avals_in
     _, n_terms, n, _ = matrices.shape
+    if weights.shape[0] == 1 < n_terms:
+        return mlir.lower_fun(_summed_first, multiple_results=False)(context, *arguments)
     columns = right.shape[2]
     lanes = machine_code.VECTOR // right.dtype.itemsize
     scalar = machine_code.FLOATS[right.dtype]
     kernel = machine_code.register(
         "weighted_solve.ll.jinja", f"jaxinv_weighted_solve_{right.dtype}_{n_terms}_{n}_{columns}",
-        right.dtype, n=n, columns=columns, terms=n_terms, triangle=n * (n + 1) // 2, lanes=lanes,
+        right.dtype, n=n, columns=columns, terms=n_terms, triangle=n * (n + 1) // 2, lanes=lanes, block=BLOCK,
         vector=f"<{lanes} x {scalar}>", suffix=f"v{lanes}f{8 * right.dtype.itemsize}", serial=SERIAL,
         ones="<" + ", ".join([f"{scalar} 1.0"] * lanes) + ">", operands="matrices, weights, right-hand sides",
     )  # fmt: skip
