@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxinv.evaluation.calibration import PlattScaling, activity_score, choose_threshold
-from jaxinv.evaluation.case_metrics import case_metrics, pooled_metrics
-from jaxinv.evaluation.entrants import Entrant, as_pytree
+from jaxinv.evaluation.case_metrics import LEVEL, case_metrics, pooled_metrics
+from jaxinv.evaluation.entrants import Entrant, StandardisedEstimator, as_pytree
 from jaxinv.evaluation.intervals import Interval, mean_interval
 from jaxinv.evaluation.problem import Problem
 from jaxinv.inverse import ConvergenceError, Estimator
+from jaxinv.metrics import interval_coverage
 from jaxinv.simulate import Batch
 
 BLOCK = 32  # cases in memory at once
@@ -103,16 +104,17 @@ def evaluate_entrant(entrant: Entrant, problem: Problem) -> Result:
         )
     threshold = choose_threshold(best.probability, label, scenario.criterion)
     try:
-        found = _estimate(entrant, best.value, problem, test)
+        found = _estimate(entrant, best.value, problem, test, intervals=problem.focal is None)
     except ConvergenceError as error:
         raise ValueError(f"{entrant.name} did not converge on a head of the test cases: {error}") from error
     probability = best.calibrated(found.raw)
     bad = ~np.isfinite(probability).all(axis=1)
     if bad.any():
         raise ValueError(f"{entrant.name} gave estimates of {bad.sum()} test cases that are not finite")
+    values = judged(problem, test, probability, decided(probability, threshold), found.raw)
     return Result(
         entrant.name,
-        judged(problem, test, probability, decided(probability, threshold), found.raw),
+        values if found.coverage is None else {**values, "coverage": found.coverage},
         pooled=pooled_metrics(test.activity, probability),
         setting=f"{entrant.parameter} = {_shown(best.value)}" if entrant.parameter else "",
         threshold=threshold,
@@ -228,28 +230,35 @@ class _Estimates:
     is_probability: bool
     setup_seconds: float
     estimator: Estimator
+    coverage: Float[np.ndarray, " case"] | None
 
 
-def _estimate(entrant: Entrant, value: float | None, problem: Problem, cases: Batch) -> _Estimates:
-    heads, raw, seconds = np.asarray(cases.head), None, []
+def _estimate(
+    entrant: Entrant, value: float | None, problem: Problem, cases: Batch, *, intervals: bool = False
+) -> _Estimates:
+    """Estimates of all cases; and if asked what share of the true currents lies in the method's intervals."""
+    heads, raw, seconds, coverage = np.asarray(cases.head), None, [], None
     for head in np.unique(heads):
         given = problem.given(int(head))
         started = time.perf_counter()
         estimator = as_pytree(jax.block_until_ready(entrant.setup(given, value)))
         seconds.append(time.perf_counter() - started)
         of_head = np.flatnonzero(heads == head)
-        found = np.asarray(
-            _scores(
-                estimator,
-                cases.measurements[of_head],
-                problem.scenario.score,
-                BLOCK if entrant.together else 1,
-            )
-        )
+        measurements, together = cases.measurements[of_head], BLOCK if entrant.together else 1
+        found = np.asarray(_scores(estimator, measurements, problem.scenario.score, together))
         raw = np.empty((len(heads), found.shape[1]), found.dtype) if raw is None else raw
         raw[of_head] = found
-    is_probability = jax.eval_shape(estimator, cases.measurements[0]).probability is not None
-    return _Estimates(raw, is_probability, max(seconds), estimator)
+        shapes = jax.eval_shape(estimator, measurements[0])
+        if intervals and shapes.std is not None:
+            truth = np.asarray(cases.current)[of_head]
+            if isinstance(estimator, StandardisedEstimator):
+                truth = truth - np.asarray(problem.mean_current(int(head)))
+            posterior = (np.asarray(array) for array in _posterior(estimator, measurements, together))
+            coverage = np.empty(len(heads)) if coverage is None else coverage
+            coverage[of_head] = [
+                interval_coverage(*case, level=LEVEL) for case in zip(*posterior, truth, strict=True)
+            ]
+    return _Estimates(raw, shapes.probability is not None, max(seconds), estimator, coverage)
 
 
 def _shown(value) -> str:
@@ -268,6 +277,15 @@ def _apply(estimator, measurements):
 
 def _score_of(estimate, kind):
     return activity_score(estimate.current, kind) if estimate.probability is None else estimate.probability
+
+
+@partial(jax.jit, static_argnums=2)
+def _posterior(estimator, measurements, together):
+    def moments(y):
+        found = estimator(y)
+        return found.current, found.std
+
+    return jax.lax.map(moments, measurements, batch_size=together if together > 1 else None)
 
 
 @partial(jax.jit, static_argnums=(2, 3))

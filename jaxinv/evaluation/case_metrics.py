@@ -25,13 +25,13 @@ class Metric:
         title: heading.
         unit: shown beside the title; "" where there is none.
         scale: from SI to that unit.
-        better: which direction is good.
+        better: which direction is good; "nominal" where a share should be what was promised.
         digits: after the decimal point.
     """
 
     key: str
     title: str
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", "nominal"]
     unit: str = ""
     scale: float = 1.0
     digits: int = 3
@@ -40,6 +40,13 @@ class Metric:
         """A value in SI, in the unit of the table."""
         return f"{self.scale * value:.{self.digits}f}"
 
+    @property
+    def aim(self) -> str:
+        """What is good, in words."""
+        return f"{LEVEL:g} is right" if self.better == "nominal" else f"{self.better} is better"
+
+
+LEVEL = 0.9  # of the intervals whose coverage is counted
 
 METRICS: tuple[Metric, ...] = (
     Metric("accuracy", "accuracy", "higher"),
@@ -50,6 +57,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("skill", "BCE skill", "higher"),
     Metric("average_precision", "AP", "higher"),
     Metric("area_under_curve", "AUC", "higher"),
+    Metric("coverage", f"truth in {LEVEL:.0%} intervals", "nominal"),
     Metric("localisation_error", "loc. error", "lower", "mm", 1e3, 1),
     Metric("node_volume_error", "volume error (nodes)", "lower", "cm³", 1e6, 2),
     Metric("cortex_volume_error", "volume error (cortex)", "lower", "cm³", 1e6, 2),
@@ -58,6 +66,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("earth_movers_distance", "EMD", "lower", "mm", 1e3, 1),
     Metric("spatial_dispersion", "dispersion", "lower", "mm", 1e3, 1),
 )
+POOLED_METRICS: tuple[Metric, ...] = (Metric("calibration_error", "calibration error", "lower"),)
+"""Of all cases together."""
 SEPARATION = 20e-3  # m, between the peaks that are assigned to true sources
 
 
@@ -67,10 +77,10 @@ def metric(key: str) -> Metric:
     Raises:
         ValueError: if there is none.
     """
-    for known in METRICS:
+    for known in (*METRICS, *POOLED_METRICS):
         if known.key == key:
             return known
-    raise ValueError(f"unknown metric {key!r}; known are {[m.key for m in METRICS]}")
+    raise ValueError(f"unknown metric {key!r}; known are {[m.key for m in (*METRICS, *POOLED_METRICS)]}")
 
 
 def case_metrics(

@@ -57,11 +57,16 @@ class StandardisedEstimator:
     offset: Float[Array, " channel"]
 
     def __call__(self, measurements: Float[Array, "channel *time"]) -> Estimate:
-        """Estimate up to the amplitude of the measurement, which the score does not see either."""
+        """Estimate of the current less its mean, for the measurements as they are."""
         offset = self.offset.reshape(-1, *(1,) * (jnp.ndim(measurements) - 1))
         y = measurements.astype(jnp.float32) - offset
-        y = y / jnp.max(jnp.abs(y))
-        return self.estimator(y / jnp.sqrt(jnp.mean(y**2)))
+        largest = jnp.max(jnp.abs(y))
+        y = y / largest
+        size = jnp.sqrt(jnp.mean(y**2))
+        found = self.estimator(y / size)
+        scale = size * largest
+        std = None if found.std is None else found.std * scale
+        return found.replace(current=found.current * scale, std=std)
 
 
 @flax.struct.dataclass

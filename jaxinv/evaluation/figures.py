@@ -195,7 +195,7 @@ def comparison(
             axis.plot([low, high], [i, i], color=PALETTE[0] if i == 0 else PALETTE[1], lw=3, alpha=0.5)
             axis.plot([middle], [i], "o", color=PALETTE[0] if i == 0 else PALETTE[1], ms=6)
         heading = f"{m.title} ({m.unit})" if m.unit else m.title
-        _style(axis, heading, f"{m.better} is better", "")
+        _style(axis, heading, m.aim, "")
         axis.grid(True, axis="x", color=GRID, lw=0.8)
     axes[0].set_yticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
     axes[0].invert_yaxis()

@@ -143,9 +143,12 @@ class Problem:
         Linear inverses assume currents of zero mean. Those of half-active maps are not, and their mean is as
         much known beforehand as their covariance; it is subtracted from what the baselines see.
         """
-        known = self.heads[head]
-        mean = jnp.mean(self.validation.current, axis=0) if known.mean_current is None else known.mean_current
-        return jnp.matmul(known.leadfield, mean, precision="highest")
+        return jnp.matmul(self.heads[head].leadfield, self.mean_current(head), precision="highest")
+
+    def mean_current(self, head: int) -> Float[Array, " source"]:
+        """Of the sources of a head, in A m."""
+        known = self.heads[head].mean_current
+        return jnp.mean(self.validation.current, axis=0) if known is None else known
 
     @cached_property
     def noise_cov(self) -> Float[Array, "channel channel"]:

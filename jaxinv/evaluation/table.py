@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table as RichTable
 
 from jaxinv.evaluation.benchmark import Result
-from jaxinv.evaluation.case_metrics import METRICS, Metric
+from jaxinv.evaluation.case_metrics import LEVEL, METRICS, POOLED_METRICS, Metric
 from jaxinv.evaluation.intervals import mean_interval
 from jaxinv.evaluation.published import PUBLISHED, PublishedRow
 
@@ -46,7 +46,9 @@ class Table:
 
         Metrics that no result has are left out.
         """
-        shown = [m for m in METRICS if any(m.key in result.metrics for result in results)]
+        shown = [
+            m for m in (*METRICS, *POOLED_METRICS) if any(m.key in {**r.metrics, **r.pooled} for r in results)
+        ]
         headings = [f"{m.title} ({m.unit}) {_ARROW[m.better]}" if m.unit else f"{m.title} {_ARROW[m.better]}"
                     for m in shown]  # fmt: skip
         rows = [_measured(result, shown) for result in results]
@@ -79,17 +81,17 @@ class Table:
         return table
 
 
-_ARROW = {"higher": "↑", "lower": "↓"}
+_ARROW = {"higher": "↑", "lower": "↓", "nominal": f"→ {LEVEL:g}"}
 
 
 def _measured(result: Result, shown: Sequence[Metric]) -> Row:
     cells = [shown_seconds(result.setup_seconds), shown_seconds(result.apply_seconds)]
     for m in shown:
-        if m.key not in result.metrics:
-            cells.append(MISSING)
-            continue
-        found = mean_interval(result.metrics[m.key])
-        cells.append(f"{m.shown(found.mean)} [{m.shown(found.low)}, {m.shown(found.high)}]")
+        if m.key in result.metrics:
+            found = mean_interval(result.metrics[m.key])
+            cells.append(f"{m.shown(found.mean)} [{m.shown(found.low)}, {m.shown(found.high)}]")
+        else:
+            cells.append(m.shown(result.pooled[m.key]) if m.key in result.pooled else MISSING)
     return Row(result.name, (*cells, str(result.n_cases), result.setting or MISSING))
 
 

@@ -21,7 +21,13 @@ from jaxinv.evaluation import (
 from jaxinv.evaluation.benchmark import decided
 from jaxinv.evaluation.calibration import choose_threshold
 from jaxinv.evaluation.case_metrics import metric
-from jaxinv.inverse import ConvergenceError, Estimate, minimum_norm, minimum_norm_kernel
+from jaxinv.inverse import (
+    ConvergenceError,
+    Estimate,
+    gaussian_process,
+    minimum_norm,
+    minimum_norm_kernel,
+)
 from jaxinv.simulate import Dipoles, Patches, WhiteNoise, simulate_batch
 
 
@@ -75,6 +81,46 @@ def test_a_method_may_be_a_plain_function(results, problem):
     snr = float(results["MNE"].setting.removeprefix("snr = "))
     found = evaluate_entrant(Entrant("mine", standardised(setup), (snr,), "snr"), problem)
     np.testing.assert_allclose(found.probability, results["MNE"].probability, atol=1e-5)
+
+
+def test_intervals_of_the_true_prior_hold_as_many_currents_as_they_say(problem):
+    """A white Gaussian process where currents are white; half the deviation holds fewer, by as much."""
+    rng = np.random.default_rng(0)
+    leadfield = np.asarray(problem.heads[0].leadfield)
+    current = 1e-9 * rng.standard_normal((64, leadfield.shape[1]))
+    signal = current @ leadfield.T
+    noise_std = 0.3 * np.sqrt(np.mean(signal**2))
+    reference = np.eye(len(leadfield)) - 1 / len(leadfield)
+    measured = signal + noise_std * rng.standard_normal(signal.shape) @ reference
+    batch = problem.test.replace(
+        measurements=jnp.asarray(measured, jnp.float32),
+        current=jnp.asarray(current, jnp.float32),
+        activity=jnp.asarray(current > 0, jnp.float32),
+        noise_cov=jnp.broadcast_to(
+            jnp.asarray(noise_std**2 * reference, jnp.float32), (64, *reference.shape)
+        ),
+    )
+    head = dataclasses.replace(problem.heads[0], mean_current=jnp.zeros(leadfield.shape[1]))
+    white = dataclasses.replace(problem, heads=(head,), validation=batch, test=batch)
+
+    def entrant(share):
+        def setup(given, snr):
+            estimator = gaussian_process(
+                given.leadfield,
+                given.noise_cov,
+                given.sources.positions,
+                given.sources.faces,
+                length=0.0,
+                snr=snr,
+            )
+            return estimator.replace(std=share * estimator.std)
+
+        return Entrant("white", standardised(setup), (1 / 0.3,), "snr")
+
+    for share, expected in ((1.0, 0.9), (0.5, 0.589)):
+        coverage = evaluate_entrant(entrant(share), white).metrics["coverage"]
+        assert coverage.shape == (64,)
+        assert np.mean(coverage) == pytest.approx(expected, abs=0.02)
 
 
 def test_a_value_with_which_a_method_does_not_converge_is_passed_over(results, problem):

@@ -12,15 +12,16 @@ from jaxinv.evaluation.figures import GRID, INK, PALETTE, new_figure
 from jaxinv.evaluation.intervals import mean_interval
 from jaxinv.evaluation.judge.run import Verdict
 from jaxinv.evaluation.scenarios import SCENARIOS
+from jaxinv.evaluation.table import MISSING
 
 HEADLINES = {
-    "A": ("peak_error", "average_precision", "earth_movers_distance", "skill"),
-    "B": ("average_precision", "assigned_error", "earth_movers_distance", "skill"),
-    "C": ("average_precision", "earth_movers_distance", "localisation_error", "skill"),
-    "D1": ("skill", "accuracy", "average_precision", "localisation_error"),
-    "D2": ("skill", "accuracy", "average_precision", "localisation_error"),
+    "A": ("peak_error", "average_precision", "earth_movers_distance", "skill", "calibration_error"),
+    "B": ("average_precision", "assigned_error", "earth_movers_distance", "skill", "calibration_error"),
+    "C": ("average_precision", "earth_movers_distance", "localisation_error", "skill", "calibration_error"),
+    "D1": ("skill", "accuracy", "average_precision", "localisation_error", "calibration_error", "coverage"),
+    "D2": ("skill", "accuracy", "average_precision", "localisation_error", "calibration_error", "coverage"),
 }
-"""What each scenario is mostly judged by, the first of them in the figure."""
+"""What each scenario is mostly judged by, the first of them in the figure. Few methods have a coverage."""
 
 COLOURS = (*PALETTE, INK)  # of cells
 
@@ -41,15 +42,16 @@ def tables(verdicts: Sequence[Verdict]) -> list[Table]:
         for key in headlines:
             m = metric(key)
             unit = f" ({m.unit})" if m.unit else ""
-            table = Table(
-                title=f"{scenario}: {SCENARIOS[scenario].name}: {m.title}{unit}, {m.better} is better"
-            )
+            table = Table(title=f"{scenario}: {SCENARIOS[scenario].name}: {m.title}{unit}, {m.aim}")
             table.add_column("")
             for verdict in of_scenario:
                 table.add_column(_short(verdict), justify="right")
             for name in _names(of_scenario):
-                table.add_row(name, *(_cell(verdict, name, key) for verdict in of_scenario))
-            found.append(table)
+                cells = [_cell(verdict, name, key) for verdict in of_scenario]
+                if any(cell != MISSING for cell in cells):
+                    table.add_row(name, *cells)
+            if table.row_count:
+                found.append(table)
     return found
 
 
@@ -102,7 +104,7 @@ def overview(verdicts: Sequence[Verdict]) -> Figure:
         unit = f" ({m.unit})" if m.unit else ""
         meaning = "0 knows nothing, 1 all, " if m.key == "skill" else ""
         axis.set_xlabel(
-            f"{m.title}{unit}: {meaning}{m.better} is better\ndotted: the best that anyone could reach",
+            f"{m.title}{unit}: {meaning}{m.aim}\ndotted: the best that anyone could reach",
             fontsize=8,
             color=INK,
         )
@@ -140,8 +142,12 @@ def _short(verdict: Verdict, knowledge: str | None = None) -> str:
 def _cell(verdict: Verdict, name: str, key: str) -> str:
     m = metric(key)
     for result in verdict.results:
-        if result.name == name and key in result.metrics and not np.isnan(result.metrics[key]).all():
+        if result.name != name:
+            continue
+        fewer = f"\n{result.n_cases} cases" if result.n_cases < verdict.n_cases else ""
+        if key in result.pooled:
+            return f"{m.shown(result.pooled[key])}{fewer}"
+        if key in result.metrics and not np.isnan(result.metrics[key]).all():
             found = mean_interval(result.metrics[key])
-            fewer = f"\n{result.n_cases} cases" if result.n_cases < verdict.n_cases else ""
             return f"{m.shown(found.mean)}\n\\[{m.shown(found.low)}, {m.shown(found.high)}]{fewer}"
-    return "–"
+    return MISSING
