@@ -9,6 +9,7 @@ import tyro
 
 from jaxinv.cli.config import EvaluationConfig, RunConfig, preset
 from jaxinv.cli.run_directory import RunDirectory
+from jaxinv.io import read_segmentation
 
 DESCRIPTION = """Differentiable EEG source imaging.
 
@@ -99,6 +100,8 @@ class Judge:
         validation: cases of each cell on which the methods are tuned.
         scenarios: of which the cells of the grid are taken.
         cells: names of those that are judged, as the results have them; all of the scenarios' when empty.
+        segmentation: a real head to test on instead of the warped ones: a .mat file of FieldTrip's with
+            scalp, skull and brain (1, 2, 3), in MNI152's coordinates.
     """
 
     directory: Path = Path("runs/judge")
@@ -106,8 +109,11 @@ class Judge:
     validation: int = 200
     scenarios: tuple[Literal["A", "B", "C", "D1", "D2"], ...] = ("A", "B", "C", "D1", "D2")
     cells: tuple[str, ...] = ()
+    segmentation: Path | None = None
 
     def __post_init__(self):
+        if self.segmentation is not None:
+            read_segmentation(self.segmentation)  # says what is wrong before anything is built
         if self.cases < 2 or self.validation < 2:
             raise ValueError(f"cases and validation must be 2 or more; found {self.cases}, {self.validation}")
 

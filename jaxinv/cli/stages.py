@@ -1,5 +1,6 @@
 """From a configuration to a report, one function a stage. A stage that a directory has finished is reused."""
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Iterator
@@ -29,7 +30,15 @@ from jaxinv.evaluation import (
     write_report,
 )
 from jaxinv.evaluation.figures import to_png
-from jaxinv.evaluation.judge import CORE_GRID, findings_on_oracles, judge, overview, paper_tables, tables
+from jaxinv.evaluation.judge import (
+    CORE_GRID,
+    Protocol,
+    findings_on_oracles,
+    judge,
+    overview,
+    paper_tables,
+    tables,
+)
 from jaxinv.forward.exact import FemForward
 from jaxinv.forward.reduced import ReducedForward
 from jaxinv.head import Electrodes, HeadModel, SourceSpace, SurfaceField
@@ -211,7 +220,12 @@ def judge_stage(command: Judge, console: Console) -> None:
     directory = command.directory
     directory.mkdir(parents=True, exist_ok=True)
     console.print(f"everything is written to [bold]{directory}[/]")
-    verdicts = judge(directory, cells=cells, n_cases=command.cases, n_validation=command.validation)
+    protocol = Protocol()
+    if command.segmentation is not None:
+        protocol = dataclasses.replace(protocol, test_heads=(str(command.segmentation),))
+    verdicts = judge(
+        directory, cells=cells, n_cases=command.cases, n_validation=command.validation, protocol=protocol
+    )
     with (directory / "tables.txt").open("w", encoding="utf-8") as file:
         for shown in (console, Console(file=file, width=WIDTH_OF_TABLES)):
             shown.print(*tables(verdicts), *paper_tables(verdicts), *findings_on_oracles(verdicts), sep="\n")

@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "head_model": ["HeadModel"],
         "montages": ["MONTAGES", "montage"],
         "placement": ["place_in_tissue"],
+        "segmentation": ["segmented_head"],
         "sensors": ["Contacts", "Electrodes", "SurfaceField"],
         "source_space": ["SourceSpace"],
         "spheres": ["sphere_head"],

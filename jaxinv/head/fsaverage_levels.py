@@ -21,6 +21,7 @@ from jaxinv.head.fsaverage_surfaces import (
     mni305_to_mni152,
     tissue_maps,
 )
+from jaxinv.mesh.voxel_field import VoxelField
 
 LevelSet = Callable[[Float[np.ndarray, "point 3"]], Float[np.ndarray, " point"]]
 
@@ -58,12 +59,12 @@ def outer_skull(points: Float[np.ndarray, "point 3"]) -> Float[np.ndarray, " poi
 
 def brain(points: Float[np.ndarray, "point 3"]) -> Float[np.ndarray, " point"]:
     """Cerebrum (pial surfaces) together with cerebellum, brain stem and medial nuclei."""
-    return np.minimum(_hemispheres("pial", points), _sample(_beyond_cerebrum()[0], points))
+    return np.minimum(_hemispheres("pial", points), _beyond_cerebrum()[0](mni305_to_mni152(points)))
 
 
 def white_matter(points: Float[np.ndarray, "point 3"]) -> Float[np.ndarray, " point"]:
     """What the cortical white surfaces enclose, and white matter beyond the cerebrum."""
-    return np.minimum(_hemispheres("white_matter", points), _sample(_beyond_cerebrum()[1], points))
+    return np.minimum(_hemispheres("white_matter", points), _beyond_cerebrum()[1](mni305_to_mni152(points)))
 
 
 LEVEL_SETS: dict[str, LevelSet] = {
@@ -78,7 +79,8 @@ LEVEL_SETS: dict[str, LevelSet] = {
 def deep_tissue(points: Float[np.ndarray, "point 3"]) -> tuple[np.ndarray, np.ndarray]:
     """Which points deep inside the white surfaces are ventricle, and which are nuclei of grey matter."""
     maps = tissue_maps()
-    grey, white = _sample(maps.grey, points), _sample(maps.white, points)
+    places = mni305_to_mni152(points)
+    grey, white = (VoxelField(values, maps.affine)(places) for values in (maps.grey, maps.white))
     ventricle = grey + white < 0.5
     nucleus = ~ventricle & (grey > white)
     candidate = np.flatnonzero(ventricle | nucleus)
@@ -91,19 +93,11 @@ def _hemispheres(name: str, points):
     return np.minimum(*(signed_distance(surface, points) for surface in cortical_surface(name)))
 
 
-def _sample(volume: Float[np.ndarray, "x y z"], points):
-    """Values of a volume on the grid of the tissue maps, linear between its voxels."""
-    affine = tissue_maps().affine
-    voxels = np.linalg.solve(affine[:3, :3], (mni305_to_mni152(points) - affine[:3, 3]).T)
-    return ndimage.map_coordinates(volume, voxels, order=1, mode="nearest")
-
-
 @cache
-def _beyond_cerebrum() -> tuple[Float[np.ndarray, "x y z"], Float[np.ndarray, "x y z"]]:
-    """Signed distances to brain tissue, and to its white matter, that lie outside the cerebrum."""
+def _beyond_cerebrum() -> tuple[VoxelField, VoxelField]:
+    """Signed distances to brain tissue, and to its white matter, that lie outside the cerebrum; in MNI152."""
     maps = tissue_maps()
     probability = maps.grey + maps.white
-    voxel = abs(maps.affine[0, 0])
     candidate = np.argwhere(probability > 0.5)
     positions = mni152_to_mni305(candidate @ maps.affine[:3, :3].T + maps.affine[:3, 3])
     clear = np.zeros(probability.shape, dtype=bool)
@@ -113,10 +107,5 @@ def _beyond_cerebrum() -> tuple[Float[np.ndarray, "x y z"], Float[np.ndarray, "x
     parts, count = ndimage.label(core)
     largest = parts == 1 + np.argmax(ndimage.sum_labels(core, parts, np.arange(1, count + 1)))
     tissue = ndimage.binary_dilation(largest, ball, iterations=2, mask=probability > 0.5)
-    return _distance(tissue, voxel), _distance(tissue & (maps.white > maps.grey), voxel)
-
-
-def _distance(mask, voxel):
-    """Signed distance in m to a mask's surface, smoothed over one voxel to take off its stairs."""
-    inside, outside = (ndimage.distance_transform_edt(m, sampling=voxel) for m in (mask, ~mask))
-    return ndimage.gaussian_filter(outside - inside, 0.7)
+    white = tissue & (maps.white > maps.grey)
+    return tuple(VoxelField.distance(mask, maps.affine) for mask in (tissue, white))

@@ -116,7 +116,7 @@ class _Stage:
 
     def __init__(self, directory: Path, protocol: Protocol):
         self.directory, self.protocol = directory / "heads", protocol
-        self.heads: dict[tuple[int, bool], TrueHead] = {}
+        self.heads: dict[tuple[int | str, bool], TrueHead] = {}
         self.factors: dict[float, np.ndarray] = {}
 
     def pose(self, cell: Cell, n_validation: int, n_cases: int, report: Callable[[str], None]) -> Posed:
@@ -126,19 +126,19 @@ class _Stage:
             report(f"maps with a correlation length of {1e3 * length:g} mm")
             self.factors[length] = self._factor(length)
         groups = [
-            tuple(make_world(cell, self._head(seed, cell.is_field, report), self.factors) for seed in seeds)
-            for seeds in (self.protocol.validation_heads, self.protocol.test_heads)
+            tuple(make_world(cell, self._head(name, cell.is_field, report), self.factors) for name in names)
+            for names in (self.protocol.validation_heads, self.protocol.test_heads)
         ]
         report(f"{cell.name}: cases")
         return pose(cell, *groups, n_validation, n_cases, self.protocol.seed)
 
-    def _head(self, seed: int, field: bool, report: Callable[[str], None]) -> TrueHead:
-        if (seed, field) not in self.heads:
+    def _head(self, name: int | str, field: bool, report: Callable[[str], None]) -> TrueHead:
+        if (name, field) not in self.heads:
             self.heads = {key: head for key, head in self.heads.items() if key[1] == field}  # memory
-            self.heads[seed, field] = true_head(
-                seed, self.protocol, self.directory, field=field, report=report
+            self.heads[name, field] = true_head(
+                name, self.protocol, self.directory, field=field, report=report
             )
-        return self.heads[seed, field]
+        return self.heads[name, field]
 
     def _factor(self, length: float) -> np.ndarray:
         path = self.directory / f"factor-{self.protocol.truth_surface}-{1e3 * length:g}mm.npy"

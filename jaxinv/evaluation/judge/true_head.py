@@ -12,12 +12,12 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 
+from jaxinv.evaluation.judge.anatomy import anatomy, content_hash
 from jaxinv.forward.exact import FemForward
-from jaxinv.head import Electrodes, HeadModel, SourceSpace, SurfaceField
+from jaxinv.head import Electrodes, SourceSpace, SurfaceField
 from jaxinv.head.fsaverage import cortical_sources, fsaverage_electrodes, fsaverage_head
 from jaxinv.head.montages import MONTAGES
 from jaxinv.head.placement import place_in_tissue
-from jaxinv.head.warp import Warp, random_warp, warp_head, warp_sensors, warp_sources
 from jaxinv.simulate.geodesic import surface_graph
 
 ELECTRODES = tuple(sorted({name for names in MONTAGES.values() for name in names}))
@@ -30,7 +30,9 @@ class Protocol:
 
     Attributes:
         validation_heads: seeds of the warps of the heads on which methods are tuned.
-        test_heads: of those on which they are judged; none is among the others.
+        test_heads: of those on which they are judged; none is among the others. A name instead of a seed is
+            that of a file with a segmentation of scalp, skull and brain, in MNI152's coordinates
+            (`jaxinv.io.read_segmentation`): a real head.
         truth_resolution: of the meshes that make measurements, in m.
         known_resolution: of the meshes of the leadfields that methods are given, in m.
         truth_surface: on which activity lives.
@@ -44,7 +46,7 @@ class Protocol:
     """
 
     validation_heads: tuple[int, ...] = (101,)
-    test_heads: tuple[int, ...] = (201, 202)
+    test_heads: tuple[int | str, ...] = (201, 202)
     truth_resolution: float = 3.6e-3
     known_resolution: float = 4e-3
     truth_surface: str = "ico5"
@@ -63,8 +65,10 @@ class Protocol:
 
     @property
     def digest(self) -> str:
-        """A hash of all of it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """A hash of all of it, and of what the files hold."""
+        heads = [head if isinstance(head, int) else content_hash(head) for head in self.test_heads]
+        text = json.dumps({**asdict(self), "test_heads": heads}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,41 +145,41 @@ class TrueHead:
 
 
 def true_head(
-    seed: int, protocol: Protocol, directory: Path, *, field: bool, report: Callable[[str], None]
+    name: int | str, protocol: Protocol, directory: Path, *, field: bool, report: Callable[[str], None]
 ) -> TrueHead:
-    """The head of a seed, from the directory if it is there; else it is built and kept: some two minutes.
+    """A head, from the directory if it is there; else it is built and kept: some two minutes.
 
     Args:
-        seed: of its warp.
+        name: the seed of its warp, or the file of its segmentation.
         protocol: all else.
         directory: where heads are kept.
         field: the electric field under the electrodes instead of potentials.
         report: is told what is done.
     """
-    path = Path(directory) / f"{protocol.digest}-{seed}{'-field' if field else ''}.npz"
+    label = name if isinstance(name, int) else Path(name).stem
+    path = Path(directory) / f"{protocol.digest}-{label}{'-field' if field else ''}.npz"
     if path.exists():
         return TrueHead.load(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = _build(seed, protocol, field, report)
+    head = _build(name, protocol, field, lambda text: report(f"head {label}: {text}"))
     head.save(path)
     return head
 
 
-def _build(seed: int, protocol: Protocol, field: bool, report: Callable[[str], None]) -> TrueHead:
-    rng = np.random.default_rng([protocol.seed, seed])
-    warp = random_warp(seed)
+def _build(name: int | str, protocol: Protocol, field: bool, report: Callable[[str], None]) -> TrueHead:
+    anatomic = anatomy(name)
+    rng = np.random.default_rng([protocol.seed, anatomic.number])
     default = fsaverage_electrodes(FIELD_ELECTRODES if field else ELECTRODES, reference=None, field=field)
-    report(f"head {seed}: leadfields that methods are given")
+    report("leadfields that methods are given")
     known_head = fsaverage_head(protocol.known_resolution)
     template_nodes = cortical_sources(known_head, protocol.known_surface)
     template = _leadfield(FemForward.build(known_head, template_nodes, default, tolerance=protocol.tolerance))
-    own_head, nodes = _warped(known_head, template_nodes, warp)
-    sensors = warp_sensors(default, warp)
+    own_head, nodes = anatomic.build(protocol.known_resolution, protocol.known_surface)
+    sensors = anatomic.sensors(default)
     own = _leadfield(FemForward.build(own_head, nodes, sensors, tolerance=protocol.tolerance))
-    report(f"head {seed}: its truth")
-    fine = fsaverage_head(protocol.truth_resolution)
-    head, surface = _warped(fine, cortical_sources(fine, protocol.truth_surface), warp)
-    dipoles, nearest = _dipoles(head, surface, protocol.n_dipoles, rng)
+    report("its truth")
+    head, surface = anatomic.build(protocol.truth_resolution, protocol.truth_surface)
+    dipoles, nearest = _dipoles(head, surface, anatomic.tissue, protocol.n_dipoles, rng)
     both = SourceSpace(
         np.concatenate([surface.positions, dipoles.positions]),
         np.concatenate([surface.normals, dipoles.normals]),
@@ -186,7 +190,7 @@ def _build(seed: int, protocol: Protocol, field: bool, report: Callable[[str], N
     conductivity = low * (high / low) ** rng.random((n_draws, len(low)))
     leadfields = []
     for number, sigma in enumerate(conductivity):
-        report(f"head {seed}: draw {number + 1} of {n_draws}")
+        report(f"draw {number + 1} of {n_draws}")
         moved = sensors.at(_moved(np.asarray(sensors.positions), protocol.displacement, rng))
         leadfields.append(_leadfield(forward, sigma, moved))
     leadfields = np.stack(leadfields)
@@ -229,24 +233,14 @@ def carrying(
     return csr_array((weight, (carried, np.arange(len(carried)))), shape=(n_nodes, len(carried)))
 
 
-def _warped(head: HeadModel, sources: SourceSpace, warp: Warp) -> tuple[HeadModel, SourceSpace]:
-    """Both warped, and sources that left the grey matter put back into it."""
-    head, sources = warp_head(head, warp), warp_sources(sources, warp)
-    positions, _ = place_in_tissue(np.asarray(sources.positions), head, "grey")
-    return head, SourceSpace(
-        positions, sources.normals, faces=sources.faces, vertices=sources.vertices, area=sources.area,
-        thickness=sources.thickness,
-    )  # fmt: skip
-
-
-def _dipoles(head, surface, count, rng) -> tuple[SourceSpace, Int[np.ndarray, " dipole"]]:
+def _dipoles(head, surface, tissue, count, rng) -> tuple[SourceSpace, Int[np.ndarray, " dipole"]]:
     """Places spread evenly over the surface, off its vertices, and the nearest corner of their triangles."""
     faces, points = np.asarray(surface.faces), np.asarray(surface.positions)
     corners = points[faces]
     across = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
     chosen = rng.choice(len(faces), count, p=across / across.sum())
     share = rng.dirichlet(np.ones(3), count)
-    positions, _ = place_in_tissue(np.einsum("dk,dkx->dx", share, corners[chosen]), head, "grey")
+    positions, _ = place_in_tissue(np.einsum("dk,dkx->dx", share, corners[chosen]), head, tissue)
     normals = np.einsum("dk,dkx->dx", share, np.asarray(surface.normals)[faces[chosen]])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     return SourceSpace(positions, normals), faces[chosen, np.argmax(share, axis=1)]
