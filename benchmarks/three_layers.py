@@ -29,6 +29,7 @@ from jaxinv.head import HeadModel, mid_surface
 from jaxinv.head.fsaverage_levels import LEVEL_SETS, signed_distance
 from jaxinv.head.fsaverage_surfaces import Surface
 from jaxinv.mesh import mesh_level_sets, second_order
+from jaxinv.mesh.tetrahedra import FILM
 from jaxinv.metrics.forward import mag, rdm
 from jaxinv.tissues import nominal_conductivity
 
@@ -40,7 +41,6 @@ CENTRE = np.array([0.0, -0.02, 0.0])  # m
 OUTSIDE, NEAR, MARCHES = 0.2, 1e-5, 500  # m from the centre; m from a level set that count as on it; steps
 FINEST = 5  # divisions of the icosahedron: 10,242 vertices
 SOURCES, CLEARANCE = "ico4", 5e-3  # least depth under every inner skull, in m
-FILM = 0.2  # of the spacing, as in the default head
 REFERENCE = ("tetra10", 4.5e-3)  # element and spacing, in m, of its corner nodes
 OURS = (("tetra", 6e-3), ("tetra", 4e-3), ("tetra10", 7e-3))
 

@@ -9,7 +9,6 @@ import tyro
 
 from jaxinv.cli.config import EvaluationConfig, RunConfig, preset
 from jaxinv.cli.run_directory import RunDirectory
-from jaxinv.io import read_segmentation
 
 DESCRIPTION = """Differentiable EEG source imaging.
 
@@ -112,8 +111,6 @@ class Judge:
     segmentation: Path | None = None
 
     def __post_init__(self):
-        if self.segmentation is not None:
-            read_segmentation(self.segmentation)  # says what is wrong before anything is built
         if self.cases < 2 or self.validation < 2:
             raise ValueError(f"cases and validation must be 2 or more; found {self.cases}, {self.validation}")
 

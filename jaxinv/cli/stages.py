@@ -217,12 +217,12 @@ def judge_stage(command: Judge, console: Console) -> None:
     if unknown:
         raise ValueError(f"no cell is called {sorted(unknown)}; there are {[cell.name for cell in cells]}")
     cells = [cell for cell in cells if not command.cells or cell.name in command.cells]
-    directory = command.directory
-    directory.mkdir(parents=True, exist_ok=True)
-    console.print(f"everything is written to [bold]{directory}[/]")
     protocol = Protocol()
     if command.segmentation is not None:
         protocol = dataclasses.replace(protocol, test_heads=(str(command.segmentation),))
+    directory = command.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    console.print(f"everything is written to [bold]{directory}[/]")
     verdicts = judge(
         directory, cells=cells, n_cases=command.cases, n_validation=command.validation, protocol=protocol
     )

@@ -253,12 +253,15 @@ def _estimate(
             truth = np.asarray(cases.current)[of_head]
             if isinstance(estimator, StandardisedEstimator):
                 truth = truth - np.asarray(problem.mean_current(int(head)))
-            posterior = (np.asarray(array) for array in _posterior(estimator, measurements, together))
             coverage = np.empty(len(heads)) if coverage is None else coverage
-            coverage[of_head] = [
-                interval_coverage(*case, level=LEVEL) for case in zip(*posterior, truth, strict=True)
-            ]
+            coverage[of_head] = _coverage(estimator, measurements, truth, together)
     return _Estimates(raw, shapes.probability is not None, max(seconds), estimator, coverage)
+
+
+def _coverage(estimator, measurements, truth, together) -> list[float]:
+    """Share of the true currents of each case inside the estimator's intervals."""
+    posterior = (np.asarray(array) for array in _posterior(estimator, measurements, together))
+    return [interval_coverage(*case, level=LEVEL) for case in zip(*posterior, truth, strict=True)]
 
 
 def _shown(value) -> str:

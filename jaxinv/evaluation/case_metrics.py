@@ -65,9 +65,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("assigned_error", "assigned error", "lower", "mm", 1e3, 1),
     Metric("earth_movers_distance", "EMD", "lower", "mm", 1e3, 1),
     Metric("spatial_dispersion", "dispersion", "lower", "mm", 1e3, 1),
+    Metric("calibration_error", "calibration error", "lower"),  # of all cases together
 )
-POOLED_METRICS: tuple[Metric, ...] = (Metric("calibration_error", "calibration error", "lower"),)
-"""Of all cases together."""
 SEPARATION = 20e-3  # m, between the peaks that are assigned to true sources
 
 
@@ -77,10 +76,10 @@ def metric(key: str) -> Metric:
     Raises:
         ValueError: if there is none.
     """
-    for known in (*METRICS, *POOLED_METRICS):
+    for known in METRICS:
         if known.key == key:
             return known
-    raise ValueError(f"unknown metric {key!r}; known are {[m.key for m in (*METRICS, *POOLED_METRICS)]}")
+    raise ValueError(f"unknown metric {key!r}; known are {[m.key for m in METRICS]}")
 
 
 def case_metrics(

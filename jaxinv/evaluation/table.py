@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table as RichTable
 
 from jaxinv.evaluation.benchmark import Result
-from jaxinv.evaluation.case_metrics import LEVEL, METRICS, POOLED_METRICS, Metric
+from jaxinv.evaluation.case_metrics import LEVEL, METRICS, Metric
 from jaxinv.evaluation.intervals import mean_interval
 from jaxinv.evaluation.published import PUBLISHED, PublishedRow
 
@@ -46,9 +46,7 @@ class Table:
 
         Metrics that no result has are left out.
         """
-        shown = [
-            m for m in (*METRICS, *POOLED_METRICS) if any(m.key in {**r.metrics, **r.pooled} for r in results)
-        ]
+        shown = [m for m in METRICS if any(m.key in r.metrics or m.key in r.pooled for r in results)]
         headings = [f"{m.title} ({m.unit}) {_ARROW[m.better]}" if m.unit else f"{m.title} {_ARROW[m.better]}"
                     for m in shown]  # fmt: skip
         rows = [_measured(result, shown) for result in results]

@@ -20,11 +20,10 @@ from jaxinv.head.montages import montage, template_positions
 from jaxinv.head.placement import place_in_tissue
 from jaxinv.head.sensors import Electrodes, SurfaceField
 from jaxinv.head.source_space import SourceSpace
-from jaxinv.mesh.tetrahedra import mesh_level_sets
+from jaxinv.mesh.tetrahedra import FILM, mesh_level_sets
 from jaxinv.mesh.volume_mesh import VolumeMesh
 from jaxinv.tissues import nominal_conductivity
 
-FILM = 0.2  # of the resolution: least width of skin, bone, cerebrospinal fluid and grey matter
 LEAST_THICKNESS = 5e-4  # m; vertices with a thinner cortex belong to the medial wall
 WORTH_A_WARNING = 1e-3  # m; a source that is moved farther into grey matter is warned of
 MAX_DISPLACEMENT = 7e-3  # m; an electrode that the projection moves farther is refused

@@ -21,7 +21,7 @@ from jaxinv.head.fsaverage_surfaces import (
     mni305_to_mni152,
     tissue_maps,
 )
-from jaxinv.mesh.voxel_field import VoxelField
+from jaxinv.mesh.voxel_field import VoxelField, largest_piece
 
 LevelSet = Callable[[Float[np.ndarray, "point 3"]], Float[np.ndarray, " point"]]
 
@@ -104,8 +104,6 @@ def _beyond_cerebrum() -> tuple[VoxelField, VoxelField]:
     clear[tuple(candidate.T)] = _hemispheres("pial", positions) > CLEAR_OF_CEREBRUM
     ball = ndimage.generate_binary_structure(3, 1)
     core = ndimage.binary_opening(clear, ball)
-    parts, count = ndimage.label(core)
-    largest = parts == 1 + np.argmax(ndimage.sum_labels(core, parts, np.arange(1, count + 1)))
-    tissue = ndimage.binary_dilation(largest, ball, iterations=2, mask=probability > 0.5)
+    tissue = ndimage.binary_dilation(largest_piece(core), ball, iterations=2, mask=probability > 0.5)
     white = tissue & (maps.white > maps.grey)
     return tuple(VoxelField.distance(mask, maps.affine) for mask in (tissue, white))

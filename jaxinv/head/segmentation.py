@@ -5,11 +5,10 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from jaxinv.head.head_model import HeadModel
-from jaxinv.mesh.tetrahedra import mesh_level_sets
-from jaxinv.mesh.voxel_field import VoxelField
+from jaxinv.mesh.tetrahedra import FILM, mesh_level_sets
+from jaxinv.mesh.voxel_field import VoxelField, largest_piece
 from jaxinv.tissues import nominal_conductivity
 
-FILM = 0.2  # of the resolution: least width of a layer
 MARGIN = 2  # voxels of air around the head
 
 
@@ -47,9 +46,9 @@ def segmented_head(
     values = list(tissues.values())
     masks = [_solid(np.isin(padded, values[number:])) for number in range(len(values))]
     level_sets = [VoxelField.distance(mask, affine) for mask in masks]
-    corners = np.argwhere(masks[0])[:, None] + np.array([[-1], [1]])
-    places = corners.reshape(-1, 3) @ affine[:3, :3].T + affine[:3, 3]
-    bounds = np.array([places.min(axis=0), places.max(axis=0)])
+    places = np.argwhere(masks[0]) @ affine[:3, :3].T + affine[:3, 3]
+    margin = np.linalg.norm(affine[:3, :3], axis=0).max()
+    bounds = np.array([places.min(axis=0) - margin, places.max(axis=0) + margin])
     mesh = mesh_level_sets(level_sets, bounds, resolution, film=FILM * resolution)
     return HeadModel(mesh, tuple(tissues), conductivity)
 
@@ -74,6 +73,4 @@ def _check(labels, affine, tissues, resolution):
 
 def _solid(inside: Bool[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
     """The largest piece, without holes."""
-    pieces, count = ndimage.label(inside)
-    sizes = ndimage.sum_labels(inside, pieces, np.arange(1, count + 1))
-    return ndimage.binary_fill_holes(pieces == 1 + np.argmax(sizes))
+    return ndimage.binary_fill_holes(largest_piece(inside))

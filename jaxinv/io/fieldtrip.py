@@ -23,10 +23,11 @@ def read_segmentation(path: str | PathLike) -> tuple[Int[np.ndarray, "x y z"], F
         ValueError: if the file holds something else.
         OSError: if it cannot be read.
     """
-    try:
-        content = loadmat(str(path), appendmat=False, squeeze_me=True, struct_as_record=False)
-    except (MatReadError, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{path} is no MATLAB file up to version 7: {error}") from error
+    with open(path, "rb") as file:
+        try:
+            content = loadmat(file, squeeze_me=True, struct_as_record=False)
+        except (MatReadError, NotImplementedError, OSError, ValueError) as error:
+            raise ValueError(f"{path} is no MATLAB file up to version 7, or is damaged: {error}") from error
     needed = ("seg", "transform", "unit")
     for volume in (value for name, value in content.items() if not name.startswith("__")):
         if not all(hasattr(volume, name) for name in needed):

@@ -22,6 +22,7 @@ from jaxinv.mesh.volume_mesh import VolumeMesh
 LevelSet = Callable[[Float[np.ndarray, "point 3"]], Float[np.ndarray, " point"]]
 
 EDGES = np.array([(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
+FILM = 0.2  # of the spacing: least width of a head's layers
 SNAP = 0.3  # a crossing nearer to a node than this fraction of the edge moves the node
 LEAST_VOLUME = 0.05  # a node does not move where a cell would keep less than this share of its volume
 

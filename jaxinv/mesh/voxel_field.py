@@ -32,3 +32,9 @@ class VoxelField:
         """Values at positions in m."""
         voxels = np.linalg.solve(self.affine[:3, :3], (points - self.affine[:3, 3]).T)
         return ndimage.map_coordinates(self.values, voxels, order=1, mode="nearest")
+
+
+def largest_piece(inside: Bool[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
+    """Of the parts of a mask that hang together by faces, the one with most voxels."""
+    pieces, count = ndimage.label(inside)
+    return pieces == 1 + np.argmax(ndimage.sum_labels(inside, pieces, np.arange(1, count + 1)))

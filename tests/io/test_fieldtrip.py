@@ -28,6 +28,10 @@ def test_a_file_without_a_segmentation_is_refused(tmp_path):
     savemat(path, {"mri": {"anatomy": np.zeros((2, 2, 2))}})
     with pytest.raises(ValueError, match="'seg'"):
         read_segmentation(path)
+    savemat(path, {"mri": volume()})
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ValueError, match="damaged"):
+        read_segmentation(path)
     path.write_bytes(b"no MATLAB file at all" * 20)
     with pytest.raises(ValueError, match=r"seg\.mat"):
         read_segmentation(path)

@@ -1,5 +1,6 @@
 """Heads that no training sees: the default head under a random warp, or a real head of other shape."""
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,7 +108,4 @@ class _ToMni152:
 
 def _placed(sources: SourceSpace, head: HeadModel, tissue: str) -> SourceSpace:
     positions, _ = place_in_tissue(np.asarray(sources.positions), head, tissue)
-    return SourceSpace(
-        positions, sources.normals, faces=sources.faces, vertices=sources.vertices, area=sources.area,
-        thickness=sources.thickness,
-    )  # fmt: skip
+    return dataclasses.replace(sources, positions=positions)

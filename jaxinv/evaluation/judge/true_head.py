@@ -5,6 +5,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from jaxinv.head import Electrodes, SourceSpace, SurfaceField
 from jaxinv.head.fsaverage import cortical_sources, fsaverage_electrodes, fsaverage_head
 from jaxinv.head.montages import MONTAGES
 from jaxinv.head.placement import place_in_tissue
+from jaxinv.io import read_segmentation
 from jaxinv.simulate.geodesic import surface_graph
 
 ELECTRODES = tuple(sorted({name for names in MONTAGES.values() for name in names}))
@@ -62,8 +64,11 @@ class Protocol:
         shared = set(self.validation_heads) & set(self.test_heads)
         if shared:
             raise ValueError(f"heads {sorted(shared)} are both for validation and for test: choose others")
+        for head in self.test_heads:
+            if isinstance(head, str):
+                read_segmentation(head)  # says what is wrong before anything is built
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A hash of all of it, and of what the files hold."""
         heads = [head if isinstance(head, int) else content_hash(head) for head in self.test_heads]

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from jaxinv.evaluation.judge import Protocol
 from jaxinv.evaluation.judge.anatomy import LAYERS, SegmentedHead, anatomy
@@ -51,6 +51,7 @@ def test_the_protocol_of_a_real_head_goes_by_what_its_file_holds(segmentation, t
     copy.write_bytes(segmentation.read_bytes())
     one, other = (Protocol(test_heads=(str(path),)).digest for path in (segmentation, copy))
     assert one == other != Protocol().digest
-    copy.write_bytes(segmentation.read_bytes() + b" ")
+    content = loadmat(segmentation, squeeze_me=True)["mri"]
+    savemat(copy, {"mri": {name: content[name].item() for name in ("seg", "transform")} | {"unit": "cm"}})
     assert Protocol(test_heads=(str(copy),)).digest != one
     assert anatomy(str(segmentation)).number == SegmentedHead(segmentation).number
