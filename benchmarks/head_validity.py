@@ -14,7 +14,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jaxinv import VolumeMesh
 from jaxinv.head import MONTAGES, cortical_sources, fsaverage_head, project_electrodes, source_displacement
+
+
+def enclosed_volume(mesh: VolumeMesh) -> float:
+    """By the divergence theorem on the outer surface, in m³."""
+    one, two, three = np.swapaxes(mesh.points[mesh.boundary_faces()], 0, 1)
+    return float(np.einsum("fx,fx->", one, np.cross(two, three)) / 6)
 
 
 def examine(resolution: float, sources: str = "ico5") -> dict[str, float]:
@@ -29,6 +36,7 @@ def examine(resolution: float, sources: str = "ico5") -> dict[str, float]:
         "nodes": mesh.n_nodes,
         "cells": mesh.n_cells,
         "inverted cells": int((mesh.corner_volumes <= 0).sum()),
+        "volume of overlaps, share": mesh.volumes.sum() / enclosed_volume(mesh) - 1,
         "disconnected nodes": mesh.n_nodes - len(np.unique(mesh.cells)) + mesh.count_components() - 1,
         "leaking nodes": len(head.shared_nodes(("csf", "grey", "white"), ("scalp",))),
         "sources in grey matter, %": 100 * float(np.mean(moved < 1e-9)),

@@ -138,7 +138,10 @@ def _snap(points, cells, values, fixed, level_set):
     start, points, values = points, points.copy(), values.copy()
     movable = ~fixed
     near = cells[(values[cells] <= 0).any(axis=1) & (values[cells] >= 0).any(axis=1)]
-    least = LEAST_VOLUME * _volumes(points, near)
+    beside = np.zeros(len(points), dtype=bool)
+    beside[near] = True
+    touched = cells[beside[cells].any(axis=1)]
+    least = LEAST_VOLUME * _volumes(points, touched)
     original = values.copy()
     moved = np.zeros(len(points), dtype=bool)
     for _ in range(12):
@@ -161,8 +164,8 @@ def _snap(points, cells, values, fixed, level_set):
         values[node] = 0.0
         moved[node] = True
     points[moved] = _refined(start[moved], points[moved], original[moved], level_set)
-    while (squeezed := _volumes(points, near) < least).any():
-        back = np.unique(near[squeezed])
+    while (squeezed := _volumes(points, touched) < least).any():
+        back = np.unique(touched[squeezed])
         back = back[moved[back]]
         points[back], values[back], moved[back] = start[back], original[back], False
     return points, values
@@ -226,14 +229,13 @@ def _crossing(points, values, edges, level_set):
 
 
 def _volumes(points, cells):
+    """Negative for a cell that was turned inside out."""
     corners = points[cells]
-    return np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1])) / 6
+    return np.linalg.det(corners[:, 1:] - corners[:, :1]) / 6
 
 
 def _oriented(points, cells):
-    corners = points[cells]
-    inverted = np.linalg.det(corners[:, 1:] - corners[:, :1]) < 0
-    return np.where(inverted[:, None], cells[:, [1, 0, 2, 3]], cells)
+    return np.where(_volumes(points, cells)[:, None] < 0, cells[:, [1, 0, 2, 3]], cells)
 
 
 def _largest_piece(cells, labels):
@@ -260,4 +262,4 @@ def _compact(points, cells, labels):
     rank[order] = np.arange(len(order))
     points, cells = points[used][order], rank[cells]
     by_place = np.argsort(cells.min(axis=1), kind="stable")
-    return VolumeMesh(points, _oriented(points, cells[by_place]), labels[by_place])
+    return VolumeMesh(points, cells[by_place], labels[by_place])

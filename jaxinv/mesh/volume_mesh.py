@@ -30,7 +30,8 @@ class VolumeMesh:
 
     Raises:
         ValueError: for a wrong shape, an index out of range, a position that is not finite, a cell
-            without positive volume, a node that no cell uses, or a mesh in several pieces.
+            without positive volume, cells on the same side of a face, a node that no cell uses, or a mesh
+            in several pieces.
     """
 
     points: Float[np.ndarray, "node 3"]
@@ -70,6 +71,12 @@ class VolumeMesh:
             raise ValueError(
                 f"{bad.size} inverted or flat cells, the first is cell {bad[0]} (nodes "
                 f"{self.cells[bad[0]].tolist()}): list the nodes in meshio's order, or repair the mesh"
+            )
+        over = self._faces[2]
+        if over.size:
+            raise ValueError(
+                f"{over.size} cells lie on the same side of a face as another, the first is cell {over[0]} "
+                f"(nodes {self.cells[over[0]].tolist()}): repair the mesh, whose cells overlap"
             )
         pieces = self.count_components()
         if pieces > 1:
@@ -132,13 +139,31 @@ class VolumeMesh:
         return connected_components(graph, directed=False, return_labels=False)
 
     @cached_property
-    def _boundary(self) -> tuple[Int[np.ndarray, "face 3"], Int[np.ndarray, " face"]]:
+    def _faces(
+        self,
+    ) -> tuple[Int[np.ndarray, "face corner"], Int[np.ndarray, " face"], Int[np.ndarray, " cell"]]:
+        """Faces that one cell has, wound outwards, with their cells; and cells that lie over another.
+
+        Two cells on the two sides of a face wind it in opposite ways.
+        """
         corners = self.corner_cells
         local = np.array(CORNER_FACES["tetra" if corners.shape[1] == 4 else "hexahedron"])
         faces = corners[:, local].reshape(-1, local.shape[1])
-        _, first, count = np.unique(np.sort(faces, axis=1), axis=0, return_index=True, return_counts=True)
-        outer = np.sort(first[count == 1])
-        faces, cells = faces[outer], outer // len(local)
+        least = faces.argmin(axis=1)
+        row = np.arange(len(faces))
+        after, before = (faces[row, (least + step) % faces.shape[1]] for step in (1, -1))
+        winding, ranked = after < before, np.sort(faces, axis=1)
+        order = np.lexsort((winding, *ranked.T))
+        again = np.zeros(len(faces) + 1, dtype=bool)
+        again[1:-1] = (ranked[order[1:]] == ranked[order[:-1]]).all(axis=1)
+        folded = again[1:-1] & (winding[order[1:]] == winding[order[:-1]])
+        outer = np.sort(order[~again[1:] & ~again[:-1]])
+        over = np.concatenate([order[1:][folded], order[:-1][folded]])
+        return faces[outer], outer // len(local), np.unique(over // len(local))
+
+    @cached_property
+    def _boundary(self) -> tuple[Int[np.ndarray, "face 3"], Int[np.ndarray, " face"]]:
+        faces, cells, _ = self._faces
         if faces.shape[1] == 4:
             faces, cells = np.concatenate([faces[:, [0, 1, 2]], faces[:, [0, 2, 3]]]), np.tile(cells, 2)
         return faces, cells

@@ -45,6 +45,13 @@ def test_the_head_is_whole(head):
     assert (head.mesh.volumes > 0).all()
 
 
+def test_no_cell_lies_over_another(head):
+    """The cells' volumes are what the outer surface encloses, by the divergence theorem."""
+    a, b, c = np.swapaxes(head.mesh.points[head.mesh.boundary_faces()], 0, 1)
+    enclosed = np.einsum("fx,fx->", a, np.cross(b, c)) / 6
+    np.testing.assert_allclose(head.mesh.volumes.sum(), enclosed, rtol=1e-12)
+
+
 def test_the_inside_of_the_skull_touches_no_air(head):
     outer = np.unique(head.mesh.boundary_faces())
     inside = head.mesh.nodes_of(*(head.label(name) for name in ("skull", "csf", "grey", "white")))

@@ -43,6 +43,19 @@ def test_an_inverted_hexahedron_is_named():
         VolumeMesh(CUBE, np.arange(8)[None, [4, 5, 6, 7, 0, 1, 2, 3]], [0])
 
 
+@pytest.mark.parametrize("element", ["hexahedron", "tetra"])
+def test_cells_on_the_same_side_of_a_face_are_named(element):
+    """A second cell over the first, of positive volume itself: two of its corners lie elsewhere."""
+    mesh = cube(element)
+    points = np.concatenate([mesh.points, mesh.points * [1, 1, 0.5]])
+    over = mesh.cells[:1].copy()
+    over[over > 3] += 8
+    used, cells = np.unique(np.concatenate([mesh.cells, over]), return_inverse=True)
+    cells = cells.reshape(-1, mesh.cells.shape[1])
+    with pytest.raises(ValueError, match=r"2 cells lie on the same side of a face as another, .* cell 0"):
+        VolumeMesh(points[used], cells, np.zeros(len(cells), dtype=int))
+
+
 def test_a_mesh_in_pieces_is_refused():
     points = np.concatenate([CUBE, CUBE + 5])
     cells = np.concatenate([CUBE_AS_TETRAHEDRA, CUBE_AS_TETRAHEDRA + 8])
