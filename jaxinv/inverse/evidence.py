@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxinv.inverse.duality_gap import safe_root
 from jaxinv.inverse.whitening import inverse_triangle
 
 Update = Literal["EM", "MacKay", "Champagne", "LowSNR-BSI"]
@@ -27,6 +28,18 @@ class Moments(NamedTuple):
     sensitivity: Float[Array, " component"]
     reach: Float[Array, " component"]
     size: int
+
+
+class Fit(NamedTuple):
+    r"""What the evidence of variances needs of their measurement covariance $\Sigma$.
+
+    Attributes:
+        misfit: mean over time of $y^T \Sigma^{-1} y$.
+        log_determinant: of $\Sigma$.
+    """
+
+    misfit: Float[Array, ""]
+    log_determinant: Float[Array, ""]
 
 
 def whitening_factor(
@@ -53,21 +66,23 @@ def moments_of_few(
     columns: Float[Array, "channel column"],
     data: Float[Array, "channel time"],
     variance: Float[Array, " component"],
-) -> Moments:
-    r"""Moments for noise of variance one, with factors of the size of the columns, not of the channels.
+) -> tuple[Moments, Fit]:
+    r"""Moments and fit for noise of variance one; factors are of the size of the columns, not the channels.
 
     With $M = I + V^{1/2} G^T G V^{1/2}$, $g^T \Sigma^{-1} y$ is a row of $V^{-1/2} M^{-1} V^{1/2} G^T Y$, and
     $g^T \Sigma^{-1} g$ of $V^{-1} (I - M^{-1})$. Where a variance is zero, zeros are given.
     """
     size = columns.shape[1] // len(variance)
     each = jnp.repeat(variance, size)
-    root, gram, cross = jnp.sqrt(each)[:, None], _matmul(columns.T, columns), _matmul(columns.T, data)
-    factor, _ = whitening_factor(jnp.eye(len(each), dtype=data.dtype) + root * gram * root.T)
+    root, gram, cross = safe_root(each)[:, None], _matmul(columns.T, columns), _matmul(columns.T, data)
+    factor, log_determinant = whitening_factor(jnp.eye(len(each), dtype=data.dtype) + root * gram * root.T)
     solved = _matmul(factor.T, _matmul(factor, root * cross))
+    left = data - _matmul(columns, root * solved)
+    fit = Fit((jnp.sum(left**2) + jnp.sum(solved**2)) / data.shape[1], log_determinant)
     inverse = jnp.where(each > 0, 1 / jnp.where(each > 0, each, 1), 0)
     power = inverse * jnp.mean(solved**2, axis=1)
     sensitivity = inverse * (1 - jnp.sum(factor**2, axis=0))
-    return _summed(power, sensitivity, columns, size)
+    return _summed(power, sensitivity, columns, size), fit
 
 
 def _summed(power, sensitivity, columns, size):
@@ -92,11 +107,6 @@ def updated(
     return variance * (ratio if update == "MacKay" else jnp.sqrt(ratio))
 
 
-def negative_log_evidence(
-    white: Float[Array, "channel time"],
-    log_determinant: Float[Array, ""],
-    rank: Float[Array, ""],
-) -> Float[Array, ""]:
+def negative_log_evidence(fit: Fit, rank: Float[Array, ""]) -> Float[Array, ""]:
     r"""$-\log p(y)$ a sample, $\tfrac12 (r \log 2\pi + \log |\Sigma| + y^T \Sigma^{-1} y)$, averaged."""
-    misfit = jnp.sum(white**2) / white.shape[1]
-    return (rank * jnp.log(2 * jnp.pi) + log_determinant + misfit) / 2
+    return (rank * jnp.log(2 * jnp.pi) + fit.log_determinant + fit.misfit) / 2

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxinv.inverse.duality_gap import safe_root
 from jaxinv.inverse.estimator import Estimate, check_measurements, where_converged
 from jaxinv.inverse.evidence import (
+    Fit,
     Update,
     moments,
     moments_of_few,
@@ -17,6 +19,7 @@ from jaxinv.inverse.evidence import (
     updated,
     whitening_factor,
 )
+from jaxinv.inverse.extrapolation import Extrapolation
 from jaxinv.inverse.validation import check_leadfield, check_noise_cov, check_positive
 from jaxinv.inverse.whitening import whitener
 
@@ -41,7 +44,7 @@ class SparseBayesSolution:
         cost: negative log density of the whitened measurements a sample (LowSNR-BSI: its upper bound).
         change: relative change of the variances in the last iteration.
         iterations: done.
-        converged: whether `change` is below the tolerance.
+        converged: whether `change` is below the tolerance, and the cost a number.
     """
 
     current: Float[Array, "source ..."]
@@ -125,7 +128,8 @@ def sparse_bayes(
     \sum_s \gamma_s L_s L_s^T)$; with free orientation the three of a source share $\gamma_s$. At a maximum
     most are zero. There are many local maxima; the start is the same variance for all. EM and Champagne
     (convex bounding) raise the evidence at every step, MacKay's rule (the default of MNE-Python's gamma-MAP)
-    mostly does so faster; LowSNR-BSI minimises a convex bound that is tight where noise prevails.
+    mostly does so faster; LowSNR-BSI minimises a convex bound that is tight where noise prevails. Every
+    second step is followed by an extrapolation along both, which stands where the evidence is no lower.
 
     Measurements of zeros give zeros; a source that no channel sees stays at zero. Derivatives are
     forward-mode only, of what was reached.
@@ -199,10 +203,16 @@ class _Problem(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Variances of sources and noise, in the units of the normalised gain and the given noise."""
+    """Of the iteration.
 
-    variance: Float[Array, " source"]
-    noise: Float[Array, " channel"]
+    Attributes:
+        variances: of the sources, then of the noise at each channel, in the units of the normalised gain and
+            the given noise.
+        change: relative, in the last step.
+        iterations: done.
+    """
+
+    variances: Extrapolation
     change: Float[Array, ""]
     iterations: Int[Array, ""]
 
@@ -214,22 +224,24 @@ def _solve(estimator, measurements):
     power = jnp.sum(estimator.gain.reshape(len(data), estimator.gain.shape[1], -1) ** 2, axis=(0, 2))
     start = jnp.sum(data**2) / data.shape[1] / jnp.sum(power)
     one = jnp.ones((), data.dtype)
-    state = _State(jnp.where(power > 0, start, 0), jnp.ones(len(data), data.dtype), one, jnp.int32(0))
+    variances = jnp.concatenate([jnp.where(power > 0, start, 0), jnp.ones(len(data), data.dtype)])
     projector = _matmul(estimator.whitener, estimator.colouring)
     problem = _Problem(data, projector, jnp.trace(projector))
+    state = _State(Extrapolation.begin(variances), one, jnp.int32(0))
     end = _iterate(estimator, problem, estimator.gain, state)
-    current, std, cost = _posterior(estimator, problem, white, end)
+    variance, noise = _parted(problem, end.variances.reached)
+    current, std, cost = _posterior(estimator, problem, white, variance, noise)
     shape = (*estimator.gain.shape[1:], *measurements.shape[1:])
     std = std.reshape(*estimator.gain.shape[1:], *(1,) * (measurements.ndim - 1))
     return SparseBayesSolution(
         current=current.reshape(shape) / estimator.scale,
         std=jnp.broadcast_to(std, shape) / estimator.scale,
-        variance=end.variance / estimator.scale / estimator.scale,
-        noise_cov=_matmul(estimator.colouring * end.noise, estimator.colouring.T),
+        variance=variance / estimator.scale / estimator.scale,
+        noise_cov=_matmul(estimator.colouring * noise, estimator.colouring.T),
         cost=cost,
         change=end.change,
         iterations=end.iterations,
-        converged=end.change <= estimator.tolerance,
+        converged=(end.change <= estimator.tolerance) & jnp.isfinite(cost),
     )
 
 
@@ -242,43 +254,74 @@ def _fewer_samples(white):
     return vectors * jnp.sqrt(jnp.maximum(spectrum, 0) * (n_channels / n_samples))
 
 
+def _parted(problem, variances):
+    """Of the sources, and of the noise."""
+    return jnp.split(variances, [len(variances) - len(problem.data)])
+
+
 def _iterate(estimator, problem, gain, state):
     """Until it converged or, once so few sources are left that it pays, with those alone to its end."""
     size = gain.shape[1]
     enough = size // _SHRINK if size >= _SHRINK * _FEWEST else -1
 
+    def n_left(state):
+        return jnp.sum(state.variances.reached[:size] > 0)
+
     def unfinished(state):
         busy = (state.change > estimator.tolerance) & (state.iterations < estimator.max_iterations)
-        return busy & (jnp.sum(state.variance > 0) > enough)
+        return busy & (n_left(state) > enough)
 
     def go_on(state):
-        left = jnp.nonzero(state.variance > 0, size=enough, fill_value=size)[0]
-        few = state._replace(variance=state.variance.at[left].get(mode="fill", fill_value=0))
-        end = _iterate(estimator, problem, gain.at[:, left].get(mode="fill", fill_value=0), few)
-        return end._replace(variance=jnp.zeros_like(state.variance).at[left].set(end.variance, mode="drop"))
+        left = jnp.nonzero(
+            state.variances.reached[:size] > 0, size=enough, fill_value=len(problem.data) + size
+        )[0]
+        left = jnp.concatenate([left, jnp.arange(size, size + len(problem.data))])
+        few = _mapped(lambda values: values.at[left].get(mode="fill", fill_value=0), state)
+        end = _iterate(estimator, problem, gain.at[:, left[:enough]].get(mode="fill", fill_value=0), few)
+        return _mapped(
+            lambda values: jnp.zeros_like(state.variances.reached).at[left].set(values, mode="drop"), end
+        )
 
     state = jax.lax.while_loop(unfinished, partial(_step, estimator, problem, gain), state)
     if enough < 0:
         return state
-    return jax.lax.cond(jnp.sum(state.variance > 0) > enough, lambda state: state, go_on, state)
+    return jax.lax.cond(n_left(state) > enough, lambda state: state, go_on, state)
+
+
+def _mapped(change, state):
+    """Every set of variances in the state changed."""
+    sets = {name: change(getattr(state.variances, name)) for name in ("begun", "tried", "reached")}
+    return state._replace(variances=state.variances._replace(**sets))
 
 
 def _step(estimator, problem, gain, state):
+    """One step of the rule from where the last or an extrapolation has led, with what is too small pruned."""
+    tried = state.variances.tried
+    variance, noise = _parted(problem, tried)
     columns = gain.reshape(len(gain), -1)
     if not estimator.learn_noise and columns.shape[1] < len(gain):
-        return _moved(estimator, state, moments_of_few(columns, problem.data, state.variance), state.noise)
-    factor, _ = whitening_factor(_covariance(estimator, problem, gain, state))
-    white = _matmul(factor, problem.data)
-    seen = moments(factor, columns, white, columns.shape[1] // gain.shape[1])
-    return _moved(estimator, state, seen, _learned_noise(estimator, problem, factor, white, state.noise))
-
-
-def _moved(estimator, state, seen, noise):
-    """The state after one step of the rule, with what is too small pruned."""
-    variance = updated(estimator.update, state.variance, seen)
-    variance = jnp.where(variance > estimator.pruning * jnp.max(variance), variance, 0)
-    change = jnp.maximum(_change(variance, state.variance), _change(noise, state.noise))
-    return _State(variance, noise, change, state.iterations + 1)
+        seen, fit = moments_of_few(columns, problem.data, variance)
+    else:
+        factor, log_determinant = whitening_factor(_covariance(estimator, problem, gain, variance, noise))
+        white = _matmul(factor, problem.data)
+        fit = Fit(jnp.sum(white**2) / white.shape[1], log_determinant)
+        seen = moments(factor, columns, white, columns.shape[1] // gain.shape[1])
+        noise = _learned_noise(estimator, problem, factor, white, noise)
+    if estimator.update == "LowSNR-BSI":
+        fit = fit._replace(log_determinant=jnp.sum(variance * seen.reach))
+    cost = negative_log_evidence(fit, problem.rank)
+    variance = updated(estimator.update, variance, seen)
+    largest = jnp.max(variance)
+    variance = jnp.where(variance > estimator.pruning * largest, variance, 0)
+    stepped = jnp.concatenate([variance, noise])
+    least = jnp.concatenate([
+        jnp.full_like(variance, estimator.pruning * largest), jnp.full_like(noise, _NOISE_FLOOR)
+    ])  # fmt: skip
+    variances, counts = state.variances.moved(stepped, cost, least)
+    change = jnp.maximum(
+        *(_change(*pair) for pair in zip(_parted(problem, stepped), _parted(problem, tried)))
+    )
+    return _State(variances, jnp.where(counts, change, state.change), state.iterations + 1)
 
 
 def _learned_noise(estimator, problem, factor, white, noise):
@@ -292,12 +335,12 @@ def _learned_noise(estimator, problem, factor, white, noise):
     return jnp.maximum(jnp.broadcast_to(updated(estimator.update, noise, seen), noise.shape), _NOISE_FLOOR)
 
 
-def _covariance(estimator, problem, gain, state):
+def _covariance(estimator, problem, gain, variance, noise_variance):
     """Of the whitened measurements; one in the directions that the noise covariance lacks."""
     noise = jnp.eye(len(gain), dtype=gain.dtype)
     if estimator.learn_noise:
-        noise = noise + _matmul(problem.projector * (state.noise - 1), problem.projector)
-    weighted = gain * state.variance.reshape(-1, *(1,) * (gain.ndim - 2))
+        noise = noise + _matmul(problem.projector * (noise_variance - 1), problem.projector)
+    weighted = gain * variance.reshape(-1, *(1,) * (gain.ndim - 2))
     return noise + _matmul(weighted.reshape(len(gain), -1), gain.reshape(len(gain), -1).T)
 
 
@@ -306,18 +349,17 @@ def _change(new, old):
     return jnp.sum(jnp.abs(new - old)) / jnp.where(size > 0, size, 1)
 
 
-def _posterior(estimator, problem, white, state):
+def _posterior(estimator, problem, white, variance, noise):
     """Mean and standard deviation of each column's current, and the cost."""
     columns = estimator.gain.reshape(len(white), -1)
-    factor, log_determinant = whitening_factor(_covariance(estimator, problem, estimator.gain, state))
+    factor, log_determinant = whitening_factor(
+        _covariance(estimator, problem, estimator.gain, variance, noise)
+    )
+    each = jnp.repeat(variance, estimator.gain[0, 0].size)
     if estimator.update == "LowSNR-BSI":
-        log_determinant = jnp.sum(_per_column(estimator, state) * jnp.sum(columns**2, axis=0))
-    seen = _matmul(factor, columns)
-    variance = _per_column(estimator, state)
-    mean = variance[:, None] * _matmul(seen.T, _matmul(factor, white))
-    std = jnp.sqrt(jnp.maximum(variance - variance**2 * jnp.sum(seen**2, axis=0), 0))
-    return mean, std, negative_log_evidence(_matmul(factor, white), log_determinant, problem.rank)
-
-
-def _per_column(estimator, state):
-    return jnp.repeat(state.variance, estimator.gain[0, 0].size)
+        log_determinant = jnp.sum(each * jnp.sum(columns**2, axis=0))
+    seen, white = _matmul(factor, columns), _matmul(factor, white)
+    mean = each[:, None] * _matmul(seen.T, white)
+    std = safe_root(jnp.maximum(each - each**2 * jnp.sum(seen**2, axis=0), 0))
+    fit = Fit(jnp.sum(white**2) / white.shape[1], log_determinant)
+    return mean, std, negative_log_evidence(fit, problem.rank)

@@ -229,6 +229,30 @@ def test_float32_gives_the_same_current(learn_noise):
     assert np.linalg.norm(single.current - double.current) < 1e-2 * np.linalg.norm(double.current)
 
 
+def test_derivatives_are_finite_and_those_of_what_was_reached():
+    """Fewer sources than channels are left, most of them at zero."""
+    leadfield, cov, data = make_problem()
+    estimator = sparse_bayes(leadfield, cov, tolerance=1e-9, max_iterations=100_000)
+    change = np.random.default_rng(3).normal(size=data.shape) * np.abs(data).max()
+
+    def solve(y):
+        solution = estimator.solve(y)
+        return solution.current, solution.std
+
+    _, found = jax.jvp(solve, (jnp.asarray(data),), (jnp.asarray(change),))
+    above, below = (solve(data + sign * 1e-4 * change) for sign in (1, -1))
+    for tangent, high, low in zip(found, above, below):
+        expected = (high - low) / 2e-4
+        assert np.linalg.norm(tangent - expected) < 1e-2 * np.linalg.norm(expected)
+
+
+def test_measurements_without_a_number_end_at_once():
+    leadfield, cov, data = make_problem()
+    solution = jax.jit(sparse_bayes(leadfield, cov).solve)(np.full_like(data, np.nan))
+    assert solution.iterations < 3
+    assert not solution.converged
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
