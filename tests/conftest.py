@@ -23,7 +23,7 @@ def mne_recording():
     return _recording
 
 
-def _recording(n_side=6, projections=True, kind="surface", seed=0):
+def _recording(n_side=6, projections=True, kind="surface", seed=0, patches=False):
     """Evoked, forward, covariance: a sphere with two patches of cortex, a bad channel, an EOG channel."""
     import mne
 
@@ -37,7 +37,7 @@ def _recording(n_side=6, projections=True, kind="surface", seed=0):
         sources = mne.setup_volume_source_space(pos={"rr": positions, "nn": normals}, sphere=sphere)
         forward = mne.make_forward_solution(info, None, sources, sphere, eeg=True, meg=False)
         if kind == "surface":
-            forward["src"] = _hemispheres(forward["src"][0], triangles)
+            forward["src"] = _hemispheres(forward["src"][0], triangles, patches)
         evoked = mne.EvokedArray(1e-6 * rng.normal(size=(len(names) + 1, 3)), info, nave=5, tmin=-0.1)
         if projections:
             vector = rng.normal(size=(1, len(names)))
@@ -65,8 +65,11 @@ def _patches(n_side, centre, rng):
     return positions, normals / np.linalg.norm(normals, axis=1, keepdims=True), triangles
 
 
-def _hemispheres(space, triangles):
-    """The sources as two surfaces, of which MNE-Python keeps all vertices but the first."""
+def _hemispheres(space, triangles, patches):
+    """The sources as two surfaces, of which MNE-Python keeps all vertices but the first.
+
+    With patches a source stands for its next neighbour too, and has their mean normal.
+    """
     import mne
 
     half = space["nuse"] // 2
@@ -81,6 +84,8 @@ def _hemispheres(space, triangles):
             "nn": np.concatenate([[[0, 0, 1.0]], space["nn"][space["vertno"]][part]]),
             "vertno": 1 + np.arange(half), "inuse": np.r_[0, np.ones(half, int)],
             "tris": 1 + triangles, "use_tris": np.concatenate([1 + triangles, [[0, 1, 2]]]),
-            "nuse_tri": len(triangles) + 1, "patch_inds": None, "nearest": None, "dist": None,
+            "nuse_tri": len(triangles) + 1, "nearest": None, "dist": None,
+            "patch_inds": np.arange(half) if patches else None,
+            "pinfo": [np.array([1 + k, 1 + (k + 1) % half]) for k in range(half)],
         })  # fmt: skip
     return mne.SourceSpaces(spaces)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import NoReturn
 
 import jax
 from rich.console import Console
@@ -24,7 +25,10 @@ logger = logging.getLogger("jaxinv")
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run a command. Exits with 2 and one message for bad input, with 130 after Ctrl-C.
+    """Run a command. Exits with 2 and one message for what the user can mend, with 130 after Ctrl-C.
+
+    The user can mend bad input, a directory that cannot be written to, and settings for which no solver
+    converges.
 
     Switches x64 on, which the solver's reference precision needs.
 
@@ -39,8 +43,19 @@ def main(args: Sequence[str] | None = None) -> None:
         with _logged_to(console):
             _execute(parse(sys.argv[1:] if args is None else args), console)
     except BAD_INPUT as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        sys.exit(REFUSED)
+        _refuse(error)
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:  # those of XLA and of Python are faults: the traceback says where
+            raise
+        _refuse(error)
+    except KeyboardInterrupt:
+        console.print("[yellow]stopped[/]")
+        sys.exit(INTERRUPTED)
+
+
+def _refuse(error: Exception) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+    sys.exit(REFUSED)
 
 
 def _execute(command: Command, console: Console) -> None:
@@ -93,12 +108,16 @@ def _run_of(command: Command, console: Console) -> Iterator[tuple[RunDirectory, 
             yield run, config
         except KeyboardInterrupt as stop:
             said = str(stop) if isinstance(stop, TrainingInterrupted) else "stopped"
-            name = (
-                "evaluate" if isinstance(command, Evaluate) else f"{type(command).__name__.lower()} --resume"
-            )
             console.print(f"[yellow]{escape(said)}[/]\nfinished stages are kept; go on with:")
-            console.print(f"  jaxinv {name} --directory {run.path}", highlight=False)
+            console.print(f"  jaxinv {_going_on(command)} --directory {run.path}", highlight=False)
             sys.exit(INTERRUPTED)
+
+
+def _going_on(command: Command) -> str:
+    """The command that goes on with an interrupted one, its directory left out."""
+    if isinstance(command, Evaluate):
+        return "evaluate"
+    return "run --resume" if isinstance(command, Run) else "train --resume"
 
 
 @contextmanager

@@ -1,10 +1,14 @@
 """A run in numbers: a tree of frozen dataclasses that the command line exposes, and its presets."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from jaxinv.networks import UNetConfig
 from jaxinv.training import TrainConfig
+
+LEAST_REDUCTION = 1e-5  # of ReducedForward, without loading it
+MOST_NODES = {"ico3": 1_284, "ico4": 5_124, "ico5": 20_484}  # of both hemispheres, with the medial wall
 
 
 @dataclass(frozen=True)
@@ -12,7 +16,8 @@ class HeadConfig:
     """The head (fsaverage), where sources and sensors lie on it, and how its potential is solved for.
 
     Attributes:
-        resolution: edge of the cube whose volume is that of one mesh node, in m.
+        resolution: edge of the cube whose volume is that of one node of the lattice that is cut, in m. Near
+            surfaces the mesh has more nodes: at 4 mm, 0.64 of that volume for each.
         sources: cortical surface "ico3" (1,200), "ico4" (5,000) or "ico5" (20,000), or a number of nodes
             in the volume of the grey matter.
         montage: named set of electrodes.
@@ -42,8 +47,10 @@ class HeadConfig:
             )
         if isinstance(self.sources, int) and self.sources < 1:
             raise ValueError(f"head.sources must be a positive number, not {self.sources}")
-        if self.reduction is not None and not 0 < self.reduction < 1:
-            raise ValueError(f"head.reduction must lie between 0 and 1, not {self.reduction:g}")
+        if self.reduction is not None and not LEAST_REDUCTION <= self.reduction < 1:
+            raise ValueError(
+                f"head.reduction must be {LEAST_REDUCTION:g} or more and below 1, not {self.reduction:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -65,20 +72,22 @@ class SimulationConfig:
     snr_db: tuple[float, float] = (20.0, 20.0)
 
     def __post_init__(self):
-        if not self.correlation_length > 0:
+        if not 0 < self.correlation_length < math.inf:
             raise ValueError(
-                f"simulation.correlation-length must be positive, in m, not {self.correlation_length:g}"
+                "simulation.correlation-length must be positive and finite, in m, "
+                f"not {self.correlation_length:g}"
             )
-        for name, lowest in (("count", 1), ("radius", 0)):
-            low, high = getattr(self, name)
-            if not lowest <= low <= high:
-                raise ValueError(
-                    f"simulation.{name} must be low and high, {lowest} or more, not {low} {high}"
-                )
-        if self.snr_db[0] > self.snr_db[1]:
+        low, high = self.count
+        if not 1 <= low <= high:
+            raise ValueError(f"simulation.count must be low and high, 1 or more, not {low} {high}")
+        low, high = self.radius
+        if not 0 < low <= high < math.inf:
             raise ValueError(
-                f"simulation.snr-db must be low and high, not {self.snr_db[0]:g} {self.snr_db[1]:g}"
+                f"simulation.radius must be low and high, positive and finite, in m, not {low:g} {high:g}"
             )
+        low, high = self.snr_db
+        if not -math.inf < low <= high < math.inf:
+            raise ValueError(f"simulation.snr-db must be low and high, finite, in dB, not {low:g} {high:g}")
 
 
 @dataclass(frozen=True)
@@ -132,9 +141,17 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self):
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed must be a whole number from 0 to 2^63 - 1, not {self.seed}")
         if self.simulation.activity == "patches" and isinstance(self.head.sources, int):
             raise ValueError(
                 "patches grow along the cortical surface: give --head.sources ico3, ico4 or ico5"
+            )
+        most, count = MOST_NODES.get(self.head.sources, self.head.sources), self.simulation.count
+        if self.simulation.activity != "half-active" and count[1] > most:
+            raise ValueError(
+                f"simulation.count must be {most} at most, as head.sources={self.head.sources} has no more "
+                f"nodes, not {count[0]} {count[1]}"
             )
         if self.training.seed != 0:
             raise ValueError(f"one seed decides all: give --seed {self.training.seed}, not --training.seed")

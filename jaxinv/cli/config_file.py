@@ -1,35 +1,39 @@
 """A configuration as JSON: written once at the start of a run, read whenever it goes on."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import TypeVar, get_type_hints
+from types import UnionType
+from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jaxinv.cli.config import RunConfig
+from jaxinv.cli.json_file import read_json, write_json
 
 T = TypeVar("T")
 
+REMEDY = "mend it, or begin anew in an empty directory"
+
 
 def write_config(path: Path, config: RunConfig) -> None:
-    """Write a configuration."""
-    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
+    """Write a configuration, whole or not at all."""
+    write_json(path, dataclasses.asdict(config))
 
 
 def read_config(path: Path) -> RunConfig:
     """Read a configuration.
 
     Raises:
-        ValueError: if the file is not there, not JSON, or names a setting that this version does not have.
+        ValueError: if the file is not there, not JSON, names a setting that this version does not have, or
+            has a value of the wrong type or out of its range.
     """
     if not path.is_file():
         raise ValueError(
             f"{path.parent} holds no run of jaxinv: {path.name} is missing. Begin with `jaxinv run`"
         )
+    values = read_json(path, REMEDY)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    return _rebuilt(RunConfig, values, path)
+        return _rebuilt(RunConfig, values)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}; {REMEDY}") from error
 
 
 def differences(one: RunConfig, other: RunConfig) -> list[str]:
@@ -39,18 +43,44 @@ def differences(one: RunConfig, other: RunConfig) -> list[str]:
             if flat_other[name] != value]  # fmt: skip
 
 
-def _rebuilt(kind: type[T], values: dict, path: Path) -> T:
+def _rebuilt(kind: type[T], values: dict, prefix: str = "") -> T:
     hints = get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
+    unknown = sorted(prefix + name for name in set(values) - set(hints))
     if unknown:
-        raise ValueError(f"{path} has settings that this version of jaxinv does not know: {unknown}")
+        raise ValueError(f"it has settings that this version of jaxinv does not know: {unknown}")
     built = {}
     for name, value in values.items():
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{prefix}{name} is {value!r}, where {_spelled(hints[name])} is wanted")
         if dataclasses.is_dataclass(hints[name]):
-            built[name] = _rebuilt(hints[name], value, path)
+            built[name] = _rebuilt(hints[name], value, f"{prefix}{name}.")
         else:
             built[name] = tuple(value) if isinstance(value, list) else value
     return kind(**built)
+
+
+def _fits(value, hint) -> bool:
+    """Whether a JSON value can stand for a setting of that type."""
+    origin, args = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return isinstance(value, dict)
+    if origin in (Union, UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is Literal:
+        return value in args
+    if origin is tuple:
+        return isinstance(value, list) and len(value) == len(args) and all(map(_fits, value, args))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _spelled(hint) -> str:
+    if dataclasses.is_dataclass(hint):
+        return "a group of settings"
+    return (
+        hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+    )
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

@@ -1,6 +1,5 @@
 """Where a run lives on the disk, and the rule that none overwrites another."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,11 +9,12 @@ from pathlib import Path
 
 from jaxinv.cli.config import RunConfig
 from jaxinv.cli.config_file import differences, read_config, write_config
+from jaxinv.cli.json_file import partial_of, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-BAD_INPUT = (ValueError, FileNotFoundError, FloatingPointError)
-"""What a command can be stopped by that the user can mend; the message says how."""
+BAD_INPUT = (ValueError, OSError, FloatingPointError)
+"""What a command can be stopped by that the user can mend; the message says how, or names the file."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,33 @@ class RunDirectory:
 
     def note(self, stage: str, facts: Mapping) -> None:
         """Keep what a finished stage found, as JSON; this also says that it is finished."""
-        (self.path / f"{stage}.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_json(self._note_of(stage), facts)
 
     def noted(self, stage: str) -> dict | None:
-        """What a stage found, or None if it did not finish in this directory."""
-        path = self.path / f"{stage}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        """What a stage found, or None if it did not finish in this directory.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        path = self._note_of(stage)
+        if not path.is_file():
+            return None
+        return read_json(path, "delete it, so that its stage is done again, or begin anew elsewhere")
+
+    def has_forward(self) -> bool:
+        """Whether the forward operator is finished, and with it the head.
+
+        Raises:
+            ValueError: if what was noted of either is damaged, or of the head alone is missing.
+        """
+        if self.noted("forward") is None:
+            return False
+        if self.noted("head") is None:
+            raise ValueError(
+                f"{self._note_of('head')} is missing, the head of {self._note_of('forward')}: put it back, "
+                "or delete that one too, so that head and forward operator are built anew"
+            )
+        return True
 
     @contextmanager
     def log_file(self, logger: logging.Logger) -> Iterator[None]:
@@ -89,7 +110,7 @@ class RunDirectory:
         logger.addHandler(handler)
         try:
             yield
-        except BAD_INPUT:
+        except (*BAD_INPUT, RuntimeError):
             logger.debug("stopped by an error", exc_info=True)
             raise
         finally:
@@ -104,21 +125,18 @@ class RunDirectory:
         but has not been trained is gone on with.
 
         Raises:
-            ValueError: if the path is taken by something that is not a run of jaxinv.
+            ValueError: if the path holds something that is not a run of jaxinv, or cannot be written to.
         """
         run = cls(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not run.config.is_file():
-                raise ValueError(
-                    f"{path} holds something that is not a run of jaxinv; choose another directory"
-                )
-            if not run.is_trained and not differences(read_config(run.config), config):
-                return run
-            moved = _free_name(path, datetime.fromtimestamp(run.config.stat().st_mtime))
-            path.rename(moved)
-            logger.warning("%s held an earlier run, which is now in %s", path, moved)
-        path.mkdir(parents=True, exist_ok=True)
-        write_config(run.config, config)
+        with writing_to(path):
+            if run._is_taken():
+                if not run.is_trained and not differences(read_config(run.config), config):
+                    return run
+                moved = _free_name(path, datetime.fromtimestamp(run.config.stat().st_mtime))
+                path.rename(moved)
+                logger.warning("%s held an earlier run, which is now in %s", path, moved)
+            path.mkdir(parents=True, exist_ok=True)
+            write_config(run.config, config)
         return run
 
     @classmethod
@@ -140,6 +158,36 @@ class RunDirectory:
                 "Leave out --resume to begin anew, or these options to go on with it"
             )
         return run, found
+
+    def _is_taken(self) -> bool:
+        """Whether there is a run already; raises where there is something else."""
+        if not self.path.exists():
+            return False
+        if self.path.is_dir() and not set(self.path.iterdir()) - {partial_of(self.config)}:
+            return False
+        if not self.config.is_file():
+            raise ValueError(
+                f"{self.path} holds something that is not a run of jaxinv; choose another directory"
+            )
+        return True
+
+    def _note_of(self, stage: str) -> Path:
+        return self.path / f"{stage}.json"
+
+
+@contextmanager
+def writing_to(directory: Path) -> Iterator[None]:
+    """Say which directory it is that cannot be made or written to.
+
+    Raises:
+        ValueError: in place of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {directory}: {error.strerror}; choose another --directory"
+        ) from error
 
 
 def new_run_path(preset: str) -> Path:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from rich.console import Console
 from jaxinv.cli.commands import Judge
 from jaxinv.cli.config import EvaluationConfig, HeadConfig, RunConfig, SimulationConfig
 from jaxinv.cli.head_report import HeadReport
-from jaxinv.cli.run_directory import RunDirectory
+from jaxinv.cli.run_directory import RunDirectory, writing_to
 from jaxinv.cli.run_report import RunFacts, compose_report
 from jaxinv.evaluation import (
     SCENARIOS,
@@ -86,7 +87,7 @@ def begin_with_head(run: RunDirectory, config: RunConfig, console: Console) -> A
 
 def build_forward(run: RunDirectory, config: RunConfig, console: Console) -> FemForward:
     """Build the forward operator of a run and its head, or read it if the directory has it."""
-    if run.noted("forward") is not None:
+    if run.has_forward():
         console.print(f"the forward operator is in {run.forward} already")
         return FemForward.load(run.forward)
     anatomy = begin_with_head(run, config, console)
@@ -221,7 +222,9 @@ def judge_stage(command: Judge, console: Console) -> None:
     if command.segmentation is not None:
         protocol = dataclasses.replace(protocol, test_heads=(str(command.segmentation),))
     directory = command.directory
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing_to(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
     console.print(f"everything is written to [bold]{directory}[/]")
     verdicts = judge(
         directory, cells=cells, n_cases=command.cases, n_validation=command.validation, protocol=protocol

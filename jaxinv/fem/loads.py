@@ -64,7 +64,8 @@ class SourceLoads:
     Attributes:
         nodes: that a source loads.
         weights: its loads, in 1/m, so that a moment (A m) gives a current (A); they sum to zero.
-        slope: derivative of the weights in the source's position, in 1/m²; None where it is not kept.
+        slope: what the weights change by with the source's position, in 1/m², so that the leadfield follows
+            the recovered second derivative of the potential; None where it is not kept.
     """
 
     nodes: Int[Array, "source corner"]

@@ -100,6 +100,9 @@ class FemForward:
             RuntimeError: if the nominal solve does not converge.
         """
         _check_options(source_model, tolerance, dtype)
+        for name, count in (("sources", sources.n_sources), ("sensors", sensors.n_channels)):
+            if count == 0:
+                raise ValueError(f"{name} is empty: give at least one")
         weights = place_sensors(head, sensors, dtype)
         loads = place_sources(head, sources, source_model, dtype)
         assembled = fem.assemble_stiffness(head.mesh, head.n_tissues, head.conductivity)
@@ -135,7 +138,8 @@ class FemForward:
         """Leadfield in V/(A m) (V/m per A m for a surface field), in the sensors' reference.
 
         Differentiable in the conductivity (`jvp`, `vjp`, higher orders), in the sources' moments, and
-        once in the positions of `sources` and `sensors`; usable under `jit` and `vmap`.
+        once in the positions of `sources` and `sensors`, where the derivative is the recovered one of the
+        physical leadfield, not of the piecewise function; usable under `jit` and `vmap`.
 
         Args:
             conductivity: of each tissue, in S/m; nominal when None. In a head with tensors these are

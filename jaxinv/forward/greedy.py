@@ -147,8 +147,8 @@ def reduce_block(
         except np.linalg.LinAlgError as error:
             raise RuntimeError(
                 f"the reduced model's bound is {bounds.max():.1e} after {len(collected.basis) - 1} "
-                f"solutions, not tolerance={tolerance:g}, and one more differs from them by no more than the "
-                "solver's error: raise the tolerance, or narrow low and high"
+                f"solutions, not {tolerance:g} as the tolerance asks, and one more differs from them by no "
+                "more than the solver's error: raise the tolerance, or narrow low and high"
             ) from error
         worst = _refresh(bounds, model, rows_root, problem, tolerance)
         report(len(collected.basis), float(bounds[worst]))
@@ -157,7 +157,8 @@ def reduce_block(
         if used[worst] or len(collected.basis) == max_modes:
             raise RuntimeError(
                 f"the reduced model's bound is {bounds[worst]:.1e} after {len(collected.basis)} solutions, "
-                f"not tolerance={tolerance:g}: raise the tolerance or max_modes, or narrow low and high"
+                f"not {tolerance:g} as the tolerance asks: raise the tolerance or max_modes, or narrow low "
+                "and high"
             )
         used[worst] = True
         conductivity = problem.training[worst]

@@ -32,6 +32,7 @@ from jaxinv.tissues import conductivity_range
 TRAINING_CASES = 256  # conductivities at which the bound is held to the tolerance, beside the box's corners
 MAX_MODES = 120
 LEAST_TOLERANCE = 1e-5  # solves for it go to some 1e-11
+DTYPES = ("float32", "float64")
 SLOPES, LOOSEST = 10, 0.5  # tolerance of the slopes, over that of the potentials; and at most
 
 
@@ -110,9 +111,9 @@ class ReducedForward:
             progress: show a progress bar.
 
         Raises:
-            ValueError: for a box that is empty or not positive, a tolerance outside [1e-5, 1), a source model
-                whose loads depend on the conductivity, a displacement of what is not an electrode, or float64
-                switched off.
+            ValueError: for a box that is empty or not positive, a tolerance outside [1e-5, 1), another
+                dtype, no modes or channels, a source model whose loads depend on the conductivity, a
+                displacement of what is not an electrode, or float64 switched off.
             RuntimeError: if a solve does not converge, or `max_modes` do not reach the tolerance.
         """
         low, high = _box(forward.tissue_names, low, high)
@@ -121,6 +122,11 @@ class ReducedForward:
                 f"tolerance must lie between {LEAST_TOLERANCE:g}, below which solves are not sharp enough, "
                 f"and 1; found {tolerance:g}"
             )
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {DTYPES}, not {dtype!r}")
+        for name, value in (("max_modes", max_modes), ("channels_per_block", channels_per_block)):
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more; found {value}")
         check_dtype("float64")
         _check_loads(forward)
         _check_displacement(forward, displacement)

@@ -1,6 +1,7 @@
 """The default head: fsaverage, from what mne and nilearn carry. No download."""
 
 import logging
+from numbers import Integral
 
 import igl
 import numpy as np
@@ -39,8 +40,8 @@ def fsaverage(resolution: float = 2.5e-3, *, sources: str | int = "ico5") -> tup
     cerebrospinal fluid, grey and white matter. Positions are in fsaverage's MRI (surface RAS) frame.
 
     Args:
-        resolution: edge of the cube whose volume is that of one mesh node, in m: 4e-3 gives about
-            106 thousand nodes, 3e-3 225, 2.5e-3 371 and 2e-3 689.
+        resolution: edge of the cube whose volume is that of one node of the lattice that is cut, in m; the
+            cut adds nodes: 4e-3 gives about 106 thousand, 3e-3 225, 2.5e-3 371 and 2e-3 689.
         sources: "ico5", "ico4" or "ico3": vertices midway between the white and the pial surface of
             fsaverage5, 4 or 3, without the medial wall, oriented along the surface normal, with faces,
             area and thickness. Or a number: exactly so many nodes spread through the cortical grey
@@ -221,7 +222,7 @@ def _check_arguments(resolution, sources):
         raise ValueError(
             f"resolution must lie between {low:g} and {high:g} m, not {resolution:g}; it is given in metres"
         )
-    is_count = isinstance(sources, int) and not isinstance(sources, bool) and sources > 0
+    is_count = isinstance(sources, Integral) and not isinstance(sources, bool) and sources > 0
     if not is_count and sources not in ICO_VERTICES:
         raise ValueError(
             f"sources must be one of {sorted(ICO_VERTICES)} or a positive number of volumetric nodes, "

@@ -121,10 +121,12 @@ class HeadModel:
 
     def save(self, path: str | PathLike) -> None:
         """Writes the head to one compressed .npz file."""
-        np.savez_compressed(
-            path, kind="jaxinv head", points=self.mesh.points, cells=self.mesh.cells, tissue=self.mesh.tissue,
-            tissue_names=np.array(self.tissue_names), conductivity=self.conductivity,
-        )  # fmt: skip
+        with open(path, "wb") as file:
+            np.savez_compressed(
+                file, kind="jaxinv head", points=self.mesh.points, cells=self.mesh.cells,
+                tissue=self.mesh.tissue, tissue_names=np.array(self.tissue_names),
+                conductivity=self.conductivity,
+            )  # fmt: skip
 
     @classmethod
     def load(cls, path: str | PathLike) -> "HeadModel":
@@ -133,6 +135,8 @@ class HeadModel:
         Raises:
             ValueError: if the file is truncated or holds something else.
         """
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is not a head file, or is truncated: make it again")
         try:
             with np.load(path, allow_pickle=False) as file:
                 mesh = VolumeMesh(file["points"], file["cells"], file["tissue"])

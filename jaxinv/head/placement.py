@@ -25,8 +25,13 @@ def place_in_tissue(
         The positions, in m, and the distance that each point was moved, in m.
 
     Raises:
-        ValueError: if the head has no such tissue.
+        ValueError: if the head has no such tissue, or is not of tetrahedra.
     """
+    if not head.mesh.element.startswith("tetra"):
+        raise ValueError(
+            f"points are moved in heads of tetrahedra alone, not {head.mesh.element}: leave the sources out "
+            "that lie in another tissue (HeadModel.holds)"
+        )
     positions = np.array(positions, dtype=np.float64)
     mesh, label = head.mesh, head.label(tissue_name)
     cell, _, distance = head.locator.find(positions)

@@ -97,7 +97,7 @@ class Electrodes(_Potentials):
     Attributes:
         positions: in m, on or near the scalp.
         names: one a channel; E1, E2, … when None.
-        reference: "average", None (the potential whose mean over the head is zero), or weights
+        reference: "average", None (the potential whose mean over the mesh's nodes is zero), or weights
             (channel,) that sum to 1: the reference is the weighted mean of the channels.
 
     Raises:

@@ -58,7 +58,7 @@ class SourceSpace:
     @property
     def n_sources(self) -> int:
         """Number of source positions."""
-        return self.positions.shape[0]
+        return np.shape(self.positions)[0]
 
     @property
     def is_fixed(self) -> bool:
@@ -75,7 +75,7 @@ class SourceSpace:
             faces = new[np.asarray(faces)]
             faces = faces[(faces >= 0).all(axis=1)]
         others = {
-            name: None if getattr(self, name) is None else getattr(self, name)[index]
+            name: None if (own := getattr(self, name)) is None else np.asarray(own)[index]
             for name in ("positions", "normals", "vertices", "area", "thickness")
         }
         return SourceSpace(faces=faces, **others)

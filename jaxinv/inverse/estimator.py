@@ -84,6 +84,8 @@ def check_measurements(measurements: Float[Array, "channel *time"], n_channels: 
             f"measurements must have shape (channel,) or (channel, time) with {n_channels} channels, "
             f"not {shape}; vmap over a batch"
         )
+    if 0 in shape:
+        raise ValueError(f"measurements of shape {shape} have no sample")
     check_finite("measurements", measurements)
 
 
@@ -98,16 +100,21 @@ def in_blocks(
     Args:
         estimator: of any kind.
         measurements: in V; only a block of it is read at a time, so it may be a `numpy.memmap`.
-        size: samples of a block.
+        size: samples of a block, at most; all blocks are about as long.
 
     Yields:
         Which samples, and their estimate as NumPy arrays.
 
     Raises:
-        ValueError: for a size below 1, and what the estimator raises.
+        ValueError: for a size that is no whole number above 0, measurements without a time axis, and what the
+            estimator raises.
     """
-    if size < 1:
-        raise ValueError(f"size must be 1 or more; found {size}")
-    for start in range(0, measurements.shape[1], size):
-        block = slice(start, min(start + size, measurements.shape[1]))
+    if size != int(size) or size < 1:
+        raise ValueError(f"size must be a whole number, 1 or more; found {size}")
+    if len(measurements.shape) != 2:
+        raise ValueError(f"measurements must have shape (channel, time), not {measurements.shape}")
+    n_samples = measurements.shape[1]
+    n_blocks = max(-(-n_samples // int(size)), 1)
+    for number in range(n_blocks):
+        block = slice(number * n_samples // n_blocks, (number + 1) * n_samples // n_blocks)
         yield block, jax.tree.map(np.asarray, estimator(np.asarray(measurements[:, block])))

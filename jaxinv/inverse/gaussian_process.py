@@ -112,6 +112,11 @@ def gaussian_process(
     check_leadfield(leadfield)
     check_noise_cov(noise_cov, leadfield.shape[0])
     check_positive("snr", snr)
+    if length and faces is None:
+        raise ValueError(
+            "faces is None: the sources have no triangles, as in a volume or a part of the cortex; give "
+            "them, or length=0"
+        )
     if len(positions) != leadfield.shape[1]:
         raise ValueError(
             f"positions must hold the leadfield's {leadfield.shape[1]} sources, not {len(positions)}"

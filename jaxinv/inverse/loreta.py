@@ -51,6 +51,10 @@ def loreta(
     References:
         Pascual-Marqui et al. 1994, doi:10.1016/0167-8760(84)90014-X.
     """
+    if mesh is None:
+        raise ValueError(
+            "mesh is None: the sources have no triangles, as in a volume or a part of the cortex"
+        )
     if any(isinstance(array, jax.core.Tracer) for array in (leadfield, noise_cov, mesh)):
         raise ValueError("loreta factors a sparse matrix on the host: build it outside of jit, grad and vmap")
     leadfield, noise_cov = jnp.asarray(leadfield), jnp.asarray(noise_cov)

@@ -1,6 +1,7 @@
 """What an inverse method can be given: checks before long work, skipped for values that are being traced."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -31,8 +32,8 @@ def check_covariance(name: str, cov: Float[Array, "channel channel"], n_channels
         )
     if isinstance(cov, jax.core.Tracer):
         return
-    cov = np.asarray(cov, dtype=np.float64)
     check_finite(name, cov)
+    cov = np.asarray(cov, dtype=np.float64)
     if not cov.any():
         raise ValueError(f"{name} is zero: there is no scale to regularise by")
     if np.abs(cov - cov.T).max() > _SYMMETRY * np.abs(cov).max():
@@ -43,7 +44,9 @@ def check_covariance(name: str, cov: Float[Array, "channel channel"], n_channels
 
 
 def check_finite(name: str, values: Float[Array, "..."]) -> None:
-    """Raise a ValueError unless all values are finite."""
+    """Raise a ValueError unless all values are real and finite."""
+    if jnp.iscomplexobj(values):
+        raise ValueError(f"{name} is complex: estimate its real and its imaginary part, each by itself")
     if isinstance(values, jax.core.Tracer):
         return
     bad = ~np.isfinite(np.asarray(values))  # NumPy's: a transformation around would trace JAX's

@@ -67,7 +67,7 @@ def exclude_channels(
 
     Args:
         noise_cov: $C$, in V².
-        channels: indices of those to ignore.
+        channels: indices of those to ignore, or a mask that is True for them.
         rereference: whether the channels share a reference, as electrodes do.
 
     Raises:
@@ -79,9 +79,15 @@ def exclude_channels(
     noise_cov = jnp.asarray(noise_cov)
     n_channels = noise_cov.shape[0] if noise_cov.ndim else 0
     check_noise_cov(noise_cov, n_channels)
-    bad = np.asarray(channels, dtype=int).reshape(-1)
-    if bad.size and not (bad.min() >= 0 and bad.max() < n_channels):
-        raise ValueError(f"channels must index the {n_channels} channels; found {bad.tolist()}")
+    bad = np.asarray(channels if np.ndim(channels) else [channels])
+    if bad.dtype == bool and bad.shape == (n_channels,):
+        bad = np.flatnonzero(bad)
+    known = np.issubdtype(bad.dtype, np.integer) and ((bad >= 0) & (bad < n_channels)).all()
+    if bad.size and not known:
+        raise ValueError(
+            f"channels must be indices of the {n_channels} channels, or a mask of as many; found {channels}"
+        )
+    bad = bad.astype(int)
     kept = np.setdiff1d(np.arange(n_channels), bad)
     if len(kept) < 2:
         raise ValueError(f"{len(kept)} of {n_channels} channels are left: at least two are needed")

@@ -1,6 +1,7 @@
 """MNE-Python's measurements, forward model and covariance as arrays; estimates as its source estimates."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +23,8 @@ class Recording:
         noise_cov: of the measurements, in V².
         sources: positions in m and faces, in the frame of MNE-Python's forward model; with normals where they
             fix the orientation.
-        normals: of the cortex at each source, also where orientation is free (for `loose=`); None in a
-            volume.
+        normals: of the cortex at each source, averaged over its patch where MNE-Python knows that, also where
+            orientation is free (for `loose=`); None in a volume.
         channels: names.
         vertices: numbers of the sources in each of MNE-Python's source spaces.
         kind: of source spaces: "surface", "volume" or "discrete".
@@ -52,7 +53,8 @@ class Recording:
         """MNE-Python's object, for its plots, morphs and files.
 
         Args:
-            current: of an estimate, or its probability: anything that a source has; one sample or many.
+            current: of an estimate, or its probability: anything that a source has; one sample or many. Of a
+                recording of three samples (source, 3) are its samples; three components have a time axis.
 
         Raises:
             ValueError: for another number of sources.
@@ -62,6 +64,7 @@ class Recording:
         data = np.asarray(current)
         n_sources = self.sources.n_sources
         vector = data.ndim >= 2 and self.leadfield.ndim == 3 and data.shape[1] == 3
+        vector &= data.ndim == 3 or self.measurements.shape[1] != 3  # three samples otherwise
         if data.shape[:1] != (n_sources,) or data.ndim - vector not in (1, 2):
             raise ValueError(
                 f"current must have shape ({n_sources},), ({n_sources}, time), or with three components as "
@@ -85,19 +88,30 @@ def from_mne(
     `evoked.nave`. With the same regularisation the linear methods then give what `apply_inverse` does.
 
     Args:
-        evoked: average, or anything in its form.
+        evoked: average; `mne.EvokedArray` makes one of any measurements.
         forward: with EEG channels, of fixed or free orientation.
         noise_cov: of single trials.
         fixed: sources along the normals of the cortex, as MNE-Python's `fixed=True`; otherwise x, y and z.
 
     Raises:
+        TypeError: for objects of other kinds.
         ValueError: if there is no such channel, a good EEG channel of `evoked` is unknown to the other two,
             source spaces are mixed, or the forward model has fixed orientation and free is asked for.
     """
     import mne
 
+    kinds = (
+        ("evoked", evoked, mne.Evoked),
+        ("forward", forward, mne.Forward),
+        ("noise_cov", noise_cov, mne.Covariance),
+    )
+    for name, given, wanted in kinds:
+        if not isinstance(given, wanted):
+            raise TypeError(f"{name} must be an mne.{wanted.__name__}, not {type(given).__name__}")
     with mne.use_log_level("ERROR"):
-        good = [evoked.ch_names[k] for k in mne.pick_types(evoked.info, meg=False, eeg=True, exclude="bads")]
+        picked = mne.pick_types(evoked.info, meg=False, eeg=True, exclude="bads")
+        bad = {*forward["info"]["bads"], *noise_cov["bads"]}
+        good = [evoked.ch_names[k] for k in picked if evoked.ch_names[k] not in bad]
         if not good:
             raise ValueError("evoked has no good EEG channel: look at its channel types and info['bads']")
         for name, known in (("forward", forward["sol"]["row_names"]), ("noise_cov", noise_cov.ch_names)):
@@ -110,9 +124,10 @@ def from_mne(
         kind = forward["src"].kind
         if kind == "mixed":
             raise ValueError("forward has surfaces and volumes: compute a forward model for each")
-        turned = mne.convert_forward_solution(
-            forward, surf_ori=fixed, force_fixed=fixed and kind != "volume", use_cps=True
-        )
+        oriented = not _is_volume(forward["src"])
+        turn = partial(mne.convert_forward_solution, forward, use_cps=True)
+        turned = turn(surf_ori=fixed, force_fixed=fixed and oriented)
+        normals = turn(surf_ori=True, force_fixed=True)["source_nn"] if oriented else None
         turned = mne.pick_channels_forward(turned, good, ordered=True)
         cov = mne.pick_channels_cov(noise_cov, good, ordered=True)
         projector = _projector(evoked, good)
@@ -124,11 +139,8 @@ def from_mne(
         raise ValueError("forward was computed for fixed orientation: compute it anew, or pass fixed=True")
     noise = np.diag(cov["data"]) if cov["diag"] else cov["data"]
     spaces = turned["src"]
-    normals = None
-    if is_fixed:
-        normals = np.asarray(turned["source_nn"], np.float64)
-    elif kind != "volume":
-        normals = np.concatenate([space["nn"][space["vertno"]] for space in spaces])
+    if normals is not None:
+        normals = np.asarray(normals, np.float64)
     leadfield = projector @ gain
     return Recording(
         measurements=projector @ evoked.get_data(picks=good),
@@ -144,6 +156,13 @@ def from_mne(
         subject=spaces[0].get("subject_his_id"),
         tmin=float(evoked.times[0]),
         tstep=1 / evoked.info["sfreq"],
+    )
+
+
+def _is_volume(spaces) -> bool:
+    """Whether sources have no normals: in a grid without an MRI, "discrete" to MNE-Python, all point up."""
+    return spaces.kind == "volume" or all(
+        (space["nn"][space["vertno"]] == (0, 0, 1)).all() for space in spaces
     )
 
 

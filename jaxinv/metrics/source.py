@@ -49,6 +49,7 @@ def binary_cross_entropy(label: Active, probability: Float[Array, " source"]) ->
     """
     _check_same_shape(label, probability)
     label, probability = (jnp.asarray(label) != 0), jnp.asarray(probability)
+    probability = probability.astype(jnp.result_type(probability, float))
     epsilon = jnp.finfo(probability.dtype).eps
     p = jnp.clip(probability, epsilon, 1 - epsilon)
     return -jnp.mean(xlogy(label.astype(p.dtype), p) + xlogy(1 - label.astype(p.dtype), 1 - p))
@@ -61,7 +62,7 @@ def brier(label: Active, probability: Float[Array, " source"]) -> Scalar:
         Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2.
     """
     _check_same_shape(label, probability)
-    return jnp.mean((jnp.asarray(probability) - (jnp.asarray(label) != 0)) ** 2)
+    return jnp.mean((1.0 * jnp.asarray(probability) - (jnp.asarray(label) != 0)) ** 2)
 
 
 def average_precision(label: Active, score: Float[Array, " source"]) -> Scalar:
@@ -72,7 +73,7 @@ def average_precision(label: Active, score: Float[Array, " source"]) -> Scalar:
     """
     _check_same_shape(label, score)
     score = jnp.asarray(score)
-    order = jnp.argsort(-score)
+    order = jnp.argsort(score, descending=True)
     ranked = score[order]
     hits = jnp.cumsum((jnp.asarray(label) != 0)[order].astype(jnp.int32))
     last_of_its_score = jnp.append(ranked[1:] != ranked[:-1], True)

@@ -156,11 +156,15 @@ def simulate_batch(
             (`sample_sensors`). A `ReducedForward` must have been built for it.
 
     Raises:
-        ValueError: for heads that do not match, a tissue without a range in the literature, or a `size` that
-            does not divide among the leadfields.
+        ValueError: for heads that do not match, sources without normals or another number of them than
+            activity is drawn for, a negative displacement, a tissue without a range in the literature, or a
+            `size` that does not divide among the leadfields.
     """
     forwards = tuple(forwards) if isinstance(forwards, (list, tuple)) else (forwards,)
     _check_heads(forwards)
+    _check_activity(forwards[0], activity)
+    if not 0 <= displacement < float("inf"):
+        raise ValueError(f"displacement must be 0 or more, in m; found {displacement}")
     n_leadfields = len(forwards) * conductivities
     if conductivities < 1 or size < 1 or size % n_leadfields:
         raise ValueError(
@@ -236,6 +240,20 @@ def _check_shapes(leadfield, reference, activity, size) -> None:
         raise ValueError(f"reference must have shape {(n_channels, n_channels)}, not {jnp.shape(reference)}")
     if size < 1:
         raise ValueError(f"size must be positive; found {size}")
+    _check_drawn(activity, n_sources)
+
+
+def _check_activity(forward: Forward, activity) -> None:
+    if not forward.sources.is_fixed:
+        raise ValueError(
+            "activity is drawn for fixed orientation: give the forward model's SourceSpace normals"
+        )
+    if forward.sensors.n_channels < 2 and getattr(forward.sensors, "reference", None) == "average":
+        raise ValueError("one electrode measures nothing against its own average: give another reference")
+    _check_drawn(activity, forward.sources.n_sources)
+
+
+def _check_drawn(activity, n_sources: int) -> None:
     drawn = jax.eval_shape(activity.sample, jax.random.key(0)).current.shape
     if drawn != (n_sources,):
         raise ValueError(f"activity draws {drawn} sources, but the leadfield has {n_sources}")

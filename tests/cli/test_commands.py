@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 
 from jaxinv.cli import stages
@@ -26,6 +28,15 @@ def refused(capsys, *args) -> str:
     assert exit_.value.code == 2
     captured = capsys.readouterr()
     return " ".join((captured.out + captured.err).replace("│", " ").split())
+
+
+def raising(error: BaseException):
+    """A stage that ends in an error."""
+
+    def stage(*args, **kwargs):
+        raise error
+
+    return stage
 
 
 def test_settings_change_the_preset():
@@ -96,6 +107,14 @@ def test_help_lists_the_commands(capsys):
         (["train", "--resume", "--directory", "nowhere"], "nowhere holds no run of jaxinv"),
         (["evaluate", "--directory", "nowhere"], "nowhere holds no run of jaxinv"),
         (["evaluate"], "--directory"),
+        (["run", "--seed", "-1"], "--seed must be a whole number from 0 to 2^63 - 1, not -1"),
+        (["run", "--simulation.snr-db", "inf", "inf"], "simulation.snr-db must be low and high, finite"),
+        (["train", "--simulation.correlation-length", "inf"], "correlation-length must be positive and fin"),
+        (["head", "--head.reduction", "1e-6"], "head.reduction must be 1e-05 or more and below 1, not 1e-06"),
+        (
+            ["run", "--simulation.activity", "patches", "--simulation.radius", "0", "0"],
+            "simulation.radius must be low and high, positive and finite, in m, not 0 0",
+        ),
         (["walk"], "walk"),
     ],
 )
@@ -114,3 +133,79 @@ def test_going_on_with_other_settings_is_refused(capsys, tmp_path):
 def test_an_evaluation_before_training_is_refused(capsys, tmp_path):
     RunDirectory.begin(tmp_path / "a", RunConfig())
     assert "has not been trained" in refused(capsys, "evaluate", "--directory", str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("command", ["run", "head", "train", "judge"])
+@pytest.mark.parametrize("place", ["afile/sub", "/sys/jaxinv", "n" * 300])
+def test_a_directory_that_cannot_be_written_to_is_named(capsys, tmp_path, command, place):
+    (tmp_path / "afile").write_text("precious")
+    said = refused(capsys, command, "--directory", place)
+    assert "cannot write to" in said
+    assert place.replace(" ", "") in said.replace(" ", "")
+    assert "choose another --directory" in said
+
+
+@pytest.mark.parametrize(
+    ("stage", "args"),
+    [
+        ("build_head", ["head"]),
+        ("begin_with_head", ["head", "--directory", "a"]),
+        ("judge", ["judge"]),
+        ("build_forward", ["run"]),
+        ("build_forward", ["train", "--directory", "a"]),
+        ("build_forward", ["evaluate", "--directory", "trained"]),
+    ],
+)
+def test_ctrl_c_ends_every_command_with_130(capsys, monkeypatch, tmp_path, stage, args):
+    (RunDirectory.begin(tmp_path / "trained", RunConfig()).path / "checkpoints").mkdir()
+    monkeypatch.setattr(stages, stage, raising(KeyboardInterrupt()))
+    with pytest.raises(SystemExit) as exit_:
+        main(args)
+    assert exit_.value.code == 130
+    captured = capsys.readouterr()
+    assert "stopped" in captured.out
+    assert captured.err == ""
+
+
+def test_ctrl_c_while_a_head_is_built_offers_a_command_that_exists(capsys, monkeypatch):
+    monkeypatch.setattr(stages, "begin_with_head", raising(KeyboardInterrupt()))
+    with pytest.raises(SystemExit):
+        main(["head", "--seed", "4", "--directory", "a"])
+    (offered,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  jaxinv")]
+    assert parse(offered.split()[1:]).config == RunConfig(seed=4)
+
+
+@pytest.mark.parametrize(
+    ("stage", "args"), [("build_head", ["head"]), ("build_forward", ["run"]), ("judge", ["judge"])]
+)
+def test_a_solver_that_does_not_converge_ends_in_its_message(capsys, monkeypatch, stage, args):
+    monkeypatch.setattr(stages, stage, raising(RuntimeError("the solver did not converge: raise it")))
+    assert "error: the solver did not converge: raise it" in refused(capsys, *args)
+
+
+def test_the_traceback_of_a_solver_that_does_not_converge_is_logged(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(stages, "build_forward", raising(RuntimeError("the solver did not converge")))
+    refused(capsys, "run", "--directory", "a")
+    assert "Traceback" in (tmp_path / "a" / "run.log").read_text()
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(stages, "build_head", raising(NotImplementedError("a fault")))
+    with pytest.raises(NotImplementedError, match="a fault"):
+        main(["head"])
+
+
+def test_a_full_disk_ends_in_its_message(capsys, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device", "a/forward.npz")
+    monkeypatch.setattr(stages, "build_forward", raising(full))
+    assert "No space left on device: 'a/forward.npz'" in refused(capsys, "run", "--directory", "a")
+
+
+@pytest.mark.parametrize("content", ['{"seed": "0"}', '{"seed": 0', "[1]"])
+def test_a_configuration_that_cannot_be_read_is_named(capsys, tmp_path, content):
+    run = RunDirectory.begin(tmp_path / "a", RunConfig())
+    run.config.write_text(content)
+    for args in (["evaluate"], ["run", "--resume"], ["train"]):
+        said = refused(capsys, *args, "--directory", "a")
+        assert "a/config.json" in said
+        assert "begin anew in an empty directory" in said

@@ -3,8 +3,17 @@ import json
 
 import pytest
 
-from jaxinv.cli.config import PRESETS, EvaluationConfig, HeadConfig, RunConfig, SimulationConfig, preset
+from jaxinv.cli.config import (
+    LEAST_REDUCTION,
+    PRESETS,
+    EvaluationConfig,
+    HeadConfig,
+    RunConfig,
+    SimulationConfig,
+    preset,
+)
 from jaxinv.cli.config_file import differences, read_config, write_config
+from jaxinv.forward.reduced import LEAST_TOLERANCE
 from jaxinv.training import TrainConfig
 
 
@@ -55,6 +64,21 @@ def test_an_unknown_preset_is_refused():
         (SimulationConfig, {"count": (0, 2)}, "simulation.count"),
         (SimulationConfig, {"radius": (0.02, 0.01)}, "simulation.radius"),
         (SimulationConfig, {"snr_db": (20.0, 10.0)}, "snr-db"),
+        (SimulationConfig, {"snr_db": (float("nan"), 10.0)}, "snr-db"),
+        (SimulationConfig, {"snr_db": (float("-inf"), 10.0)}, "snr-db"),
+        (SimulationConfig, {"count": (3, 2)}, "simulation.count"),
+        (SimulationConfig, {"radius": (0.0, 0.01)}, "simulation.radius"),
+        (SimulationConfig, {"radius": (0.01, float("inf"))}, "simulation.radius"),
+        (SimulationConfig, {"correlation_length": float("inf")}, "correlation-length"),
+        (HeadConfig, {"reduction": 9e-6}, "head.reduction"),
+        (HeadConfig, {"reduction": 1.0}, "head.reduction"),
+        (RunConfig, {"seed": -1}, "--seed"),
+        (RunConfig, {"seed": 2**63}, "--seed"),
+        (
+            RunConfig,
+            {"head": HeadConfig(sources=9), "simulation": SimulationConfig("dipoles", count=(1, 10))},
+            "must be 9 at most",
+        ),
         (EvaluationConfig, {"test_size": 100, "test_leadfields": 16}, "evaluation.test-size"),
         (EvaluationConfig, {"validation_leadfields": 0}, "evaluation.validation-size"),
         (EvaluationConfig, {"lasso_size": 0}, "lasso-size"),
@@ -63,6 +87,11 @@ def test_an_unknown_preset_is_refused():
 def test_a_value_out_of_its_range_is_named(kind, values, message):
     with pytest.raises(ValueError, match=message):
         kind(**values)
+
+
+def test_the_least_reduction_is_that_of_the_reduced_model():
+    assert LEAST_REDUCTION == LEAST_TOLERANCE
+    assert HeadConfig(reduction=LEAST_TOLERANCE).reduction == LEAST_TOLERANCE
 
 
 def test_differences_are_named_with_both_values():
@@ -82,3 +111,33 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path):
     path.write_text(json.dumps({"seed": 0, "speed": "high"}))
     with pytest.raises(ValueError, match=r"does not know: \['speed'\]"):
         read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seed": "0"}, "seed is '0', where int is wanted"),
+        ({"seed": True}, "seed is True, where int is wanted"),
+        ({"head": 5}, "head is 5, where a group of settings is wanted"),
+        ({"head": {"sources": 1.5}}, r"head.sources is 1.5, where .*'ico4'.*int.* is wanted"),
+        ({"head": {"reduction": "no"}}, r"head.reduction is 'no', where float \| None is wanted"),
+        ({"head": {"field": 1}}, "head.field is 1, where bool is wanted"),
+        ({"simulation": {"count": [1, 2, 3]}}, r"simulation.count is \[1, 2, 3\], where tuple"),
+        ({"simulation": {"count": 1}}, "simulation.count is 1, where tuple"),
+        ({"training": {"speed": 1}}, r"does not know: \['training.speed'\]"),
+        ({"head": {"reduction": 1e-9}}, "head.reduction must be"),
+    ],
+)
+def test_a_file_with_a_value_that_is_none_names_file_setting_and_remedy(tmp_path, values, message):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=f"config.json cannot be used: .*{message}.*begin anew"):
+        read_config(path)
+
+
+def test_a_whole_number_stands_for_a_float_and_null_for_none(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"simulation": {"snr_db": [5, 20]}, "head": {"reduction": None}}))
+    assert read_config(path) == RunConfig(
+        head=HeadConfig(reduction=None), simulation=SimulationConfig(snr_db=(5, 20))
+    )

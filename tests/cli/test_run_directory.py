@@ -1,7 +1,10 @@
 import dataclasses
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from jaxinv.cli.cli import main
 from jaxinv.cli.config import RunConfig
 from jaxinv.cli.run_directory import RunDirectory, new_run_path
 
@@ -14,6 +17,20 @@ def trained(path):
     (path / "checkpoints").mkdir()
     (path / "metrics.jsonl").write_text("precious")
     return run
+
+
+@contextmanager
+def killed_in(moment, monkeypatch):
+    """Stops the process half way through what it writes, or just before that takes its place."""
+
+    def killed(path, *args, **kwargs):
+        if moment == "write_text":
+            path.write_bytes(args[0].encode()[: len(args[0]) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, moment, killed)
+        yield
 
 
 def test_a_new_run_knows_its_configuration(tmp_path):
@@ -54,6 +71,67 @@ def test_another_configuration_is_refused_by_name(tmp_path):
         RunDirectory.existing(tmp_path / "a", dataclasses.replace(CONFIG, seed=2))
     with pytest.raises(ValueError, match="holds no run"):
         RunDirectory.existing(tmp_path / "b")
+
+
+@pytest.mark.parametrize("content", ['{"nodes": 5', "[5]", ""])
+def test_a_damaged_note_is_named(tmp_path, content):
+    run = RunDirectory.begin(tmp_path / "a", CONFIG)
+    (run.path / "head.json").write_text(content)
+    with pytest.raises(ValueError, match=r"a/head\.json is damaged .*: delete it, .* or begin anew"):
+        run.noted("head")
+
+
+def test_a_note_that_is_not_text_is_named(tmp_path):
+    run = RunDirectory.begin(tmp_path / "a", CONFIG)
+    (run.path / "head.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"a/head\.json is damaged"):
+        run.noted("head")
+
+
+def test_a_forward_operator_without_its_head_is_refused(tmp_path):
+    run = RunDirectory.begin(tmp_path / "a", CONFIG)
+    assert not run.has_forward()
+    run.note("forward", {"seconds": 1.0})
+    with pytest.raises(ValueError, match=r"a/head\.json is missing, .*: put it back, or delete"):
+        run.has_forward()
+    run.note("head", {"seconds": 1.0})
+    assert run.has_forward()
+
+
+@pytest.mark.parametrize("content", [None, '{"nodes": 5'])
+def test_an_evaluation_without_what_was_noted_of_the_head_is_refused(tmp_path, capsys, content):
+    run = RunDirectory.begin(tmp_path / "a", CONFIG)
+    (run.path / "checkpoints").mkdir()
+    run.note("forward", {"seconds": 1.0})
+    if content is not None:
+        (run.path / "head.json").write_text(content)
+    with pytest.raises(SystemExit) as exit_:
+        main(["evaluate", "--directory", str(run.path)])
+    assert exit_.value.code == 2
+    said = "".join(capsys.readouterr().err.split())
+    assert ("head.jsonismissing" if content is None else "head.jsonisdamaged") in said
+
+
+@pytest.mark.parametrize("moment", ["write_text", "replace"])
+def test_a_note_that_is_killed_leaves_the_one_before(tmp_path, monkeypatch, moment):
+    run = RunDirectory.begin(tmp_path / "a", CONFIG)
+    run.note("head", {"nodes": 5})
+    with killed_in(moment, monkeypatch), pytest.raises(KeyboardInterrupt):
+        run.note("head", {"nodes": 6})
+    assert run.noted("head") == {"nodes": 5}
+    run.note("head", {"nodes": 7})
+    assert run.noted("head") == {"nodes": 7}
+
+
+@pytest.mark.parametrize("moment", ["write_text", "replace"])
+def test_a_run_that_is_killed_at_its_first_file_begins_again(tmp_path, monkeypatch, moment):
+    with killed_in(moment, monkeypatch), pytest.raises(KeyboardInterrupt):
+        RunDirectory.begin(tmp_path / "a", CONFIG)
+    with pytest.raises(ValueError, match="holds no run"):
+        RunDirectory.existing(tmp_path / "a")
+    RunDirectory.begin(tmp_path / "a", CONFIG)
+    assert RunDirectory.existing(tmp_path / "a", CONFIG)[1] == CONFIG
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["config.json"]
 
 
 def test_a_new_name_bears_the_preset():

@@ -31,6 +31,13 @@ def test_bad_options_are_named(head, sources, electrodes, options, message):
         FemForward.build(head, sources, electrodes, **options)
 
 
+def test_nothing_to_measure_or_to_measure_with_is_named(head, sources, electrodes):
+    with pytest.raises(ValueError, match="sources is empty"):
+        FemForward.build(head, SourceSpace(np.zeros((0, 3))), electrodes)
+    with pytest.raises(ValueError, match="sensors is empty"):
+        FemForward.build(head, sources, Electrodes(np.zeros((0, 3))))
+
+
 def test_an_electrode_five_centimetres_away_is_named(head, sources, electrodes):
     positions = np.array(electrodes.positions)
     positions[3] *= 1 + 0.05 / RADII[0]

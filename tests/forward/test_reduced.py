@@ -242,6 +242,9 @@ def test_outside_the_box_is_refused_unless_asked_for(forward, reduced):
         (HIGH, LOW, {}, "0 < low <= high"),
         (LOW, HIGH, {"tolerance": 1.0}, "tolerance must lie between 1e-05, .* and 1; found 1"),
         (LOW, HIGH, {"tolerance": 1e-6}, "tolerance must lie between 1e-05, .* found 1e-06"),
+        (LOW, HIGH, {"dtype": "float16"}, "dtype must be one of"),
+        (LOW, HIGH, {"max_modes": 0}, "max_modes must be 1 or more"),
+        (LOW, HIGH, {"channels_per_block": 0}, "channels_per_block must be 1 or more"),
     ],
 )
 def test_bad_input_is_refused(forward, low, high, options, message):
@@ -267,7 +270,7 @@ def test_a_source_model_whose_loads_depend_on_the_conductivity_is_refused(head, 
 
 
 def test_too_few_modes_are_not_an_answer(forward):
-    with pytest.raises(RuntimeError, match=r"after 3 solutions, not tolerance=0\.0008"):
+    with pytest.raises(RuntimeError, match=r"after 3 solutions, not 0\.0008 as the tolerance asks"):
         build(forward, max_modes=3)
 
 

@@ -24,16 +24,17 @@ def test_a_head_knows_its_labels_and_shared_nodes():
 @pytest.mark.parametrize("conductivity", [[0.43, 0.33], TENSORS[:2], TENSORS], ids=lambda c: str(np.shape(c)))
 def test_a_head_survives_its_file(tmp_path, conductivity):
     head = HeadModel(THREE, ("scalp", "grey"), conductivity)
-    head.save(tmp_path / "head.npz")
-    again = HeadModel.load(tmp_path / "head.npz")
+    head.save(tmp_path / "head")
+    again = HeadModel.load(tmp_path / "head")
     assert again.tissue_names == head.tissue_names
     assert again.conductivity_kind == head.conductivity_kind
     np.testing.assert_array_equal(again.conductivity, conductivity)
     for name in ("points", "cells", "tissue"):
         np.testing.assert_array_equal(getattr(again.mesh, name), getattr(head.mesh, name))
-    (tmp_path / "head.npz").write_bytes((tmp_path / "head.npz").read_bytes()[:100])
-    with pytest.raises(ValueError, match="not a head file"):
-        HeadModel.load(tmp_path / "head.npz")
+    for content in ((tmp_path / "head").read_bytes()[:100], b"garbage", b"\x93NUMPY"):
+        (tmp_path / "head").write_bytes(content)
+        with pytest.raises(ValueError, match="not a head file"):
+            HeadModel.load(tmp_path / "head")
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,9 @@ def test_cavities_belong_to_what_is_around_them_and_crumbs_to_nothing(head):
         ({"tissues": {**TISSUES, "csf": 9}}, "'csf': 9"),
         ({"tissues": {}}, "no voxel"),
         ({"tissues": {"scalp": 7, "porridge": 2}}, "porridge"),
+        ({"tissues": {"scalp": 7, "skull": 2, "brain": 2}}, "two tissues of one label"),
+        ({"tissues": {"scalp": 7, "brain": 2, "skull": 4}}, "0 % of the voxels of brain .* outermost"),
+        ({"tissues": {"brain": 2, "skull": 4, "scalp": 7}}, "0 % of the voxels of brain .* outermost"),
         ({"resolution": 0.0}, "positive"),
     ],
 )

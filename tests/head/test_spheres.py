@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from jaxinv.head.placement import place_in_tissue
 from jaxinv.head.spheres import sphere_head
 
 
@@ -24,3 +25,9 @@ def test_layers_are_named_from_the_outside_in(layers, names):
 def test_every_layer_needs_a_conductivity():
     with pytest.raises(ValueError, match="must match"):
         sphere_head((0.09, 0.08), (0.3,), n_nodes=2000)
+
+
+def test_points_are_not_moved_in_hexahedra():
+    head = sphere_head([0.09, 0.08], [0.43, 0.33], 2000, "hexahedron")
+    with pytest.raises(ValueError, match="heads of tetrahedra alone, not hexahedron"):
+        place_in_tissue(np.array([[0.0, 0.0, 0.085]]), head, "brain")

@@ -154,6 +154,10 @@ def test_what_is_not_finite_is_refused_before_any_work(case):
         spoilt[3, 5] = bad
         with pytest.raises(ValueError, match=r"measurements has 1 values that are not finite.*\(3, 5\)"):
             estimator(spoilt)
+    with pytest.raises(ValueError, match="measurements is complex"):
+        estimator(data + 1j)
+    with pytest.raises(ValueError, match="have no sample"):
+        estimator(data[:, :0])
     leadfield = leadfield.copy()
     leadfield[2, 1] = np.nan
     with pytest.raises(ValueError, match="leadfield has"):
@@ -207,16 +211,44 @@ def test_a_long_series_is_estimated_in_blocks(size):
         found[:, block] = part.current
     np.testing.assert_allclose(found, estimator(series.data).current, atol=1e-12)
     assert series.most <= size
-    with pytest.raises(ValueError, match="size must be 1 or more"):
-        next(inverse.in_blocks(estimator, series, 0))
+    for bad in (0, 2.5):
+        with pytest.raises(ValueError, match="size must be a whole number, 1 or more"):
+            next(inverse.in_blocks(estimator, series, bad))
+    with pytest.raises(ValueError, match=r"measurements must have shape \(channel, time\)"):
+        next(inverse.in_blocks(estimator, series.data[:, 0], size))
+
+
+def test_no_block_is_much_shorter_than_the_others():
+    """MUSIC needs as many samples as dipoles."""
+    rng = np.random.default_rng(0)
+    estimator = inverse.music(rng.normal(size=(N_CHANNELS, 20)), np.eye(N_CHANNELS), n_dipoles=3)
+    blocks = [block for block, _ in inverse.in_blocks(estimator, rng.normal(size=(N_CHANNELS, 40)), 13)]
+    assert [block.stop - block.start for block in blocks] == [10, 10, 10, 10]
 
 
 @pytest.mark.parametrize(
-    ("channels", "message"), [([12], "must index the 12"), ([-1], "must index"), (range(11), "1 of 12")]
+    ("channels", "message"),
+    [
+        ([12], "must be indices of the 12"),
+        ([-1], "must be indices"),
+        ([1.5], "must be indices"),
+        (["Fp1"], "must be indices"),
+        ([True, False], "must be indices"),
+        (range(11), "1 of 12"),
+    ],
 )
 def test_channels_that_cannot_be_excluded(channels, message):
     with pytest.raises(ValueError, match=message):
         inverse.exclude_channels(np.eye(N_CHANNELS), channels)
+
+
+def test_channels_may_be_excluded_by_a_mask():
+    cov, mask = np.eye(N_CHANNELS), np.arange(N_CHANNELS) % 5 == 3
+    expected = inverse.exclude_channels(cov, [3, 8])
+    np.testing.assert_array_equal(inverse.exclude_channels(cov, mask), expected)
+    np.testing.assert_array_equal(
+        inverse.exclude_channels(cov, np.zeros(0, int)), inverse.exclude_channels(cov, [])
+    )
 
 
 def test_channels_without_a_common_reference_are_left_as_they_are():

@@ -73,7 +73,47 @@ def test_surfaces_come_with_their_triangles(mne_recording):
         np.einsum("csx,sx->cs", free.leadfield, free.normals), found.leadfield, rtol=1e-4, atol=1e-3
     )
     loose = eloreta(free.leadfield, free.noise_cov, loose=0.2, normals=free.normals)
-    assert free.source_estimate(loose(free.measurements[:, 0]).current).data.shape == (32, 3, 1)
+    assert free.source_estimate(loose(free.measurements[:, :1]).current).data.shape == (32, 3, 1)
+
+
+@pytest.mark.parametrize("patches", [False, True])
+def test_loose_estimates_are_those_of_mne_python(patches, mne_recording):
+    """Its normals are means over patches, where it knows these."""
+    evoked, forward, cov = mne_recording(patches=patches)
+    found = from_mne(evoked, forward, cov, fixed=False)
+    np.testing.assert_allclose(found.normals, from_mne(evoked, forward, cov).normals, atol=1e-6)
+    options = {"loose": 0.2, "normals": found.normals, "snr": SNR}
+    estimate = minimum_norm(found.leadfield, found.noise_cov, **options)(found.measurements).current
+    with mne.use_log_level("ERROR"):
+        operator = mne.minimum_norm.make_inverse_operator(evoked.info, forward, cov, loose=0.2, depth=None)
+        expected = mne.minimum_norm.apply_inverse(evoked, operator, SNR**-2, "MNE", "vector").data
+    np.testing.assert_allclose(estimate, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_grid_without_an_mri_has_no_normals(mne_recording):
+    """MNE-Python calls it discrete."""
+    evoked, forward, cov = mne_recording(kind="discrete")
+    for space in forward["src"]:
+        space["nn"][:] = (0, 0, 1)
+    with pytest.raises(ValueError, match="a volume has no normals"):
+        from_mne(evoked, forward, cov)
+    assert from_mne(evoked, forward, cov, fixed=False).normals is None
+
+
+def test_channels_that_are_bad_in_the_covariance_are_left_out(mne_recording):
+    evoked, forward, cov = mne_recording()
+    bad = from_mne(evoked, forward, cov).channels[2]
+    cov["bads"] = [bad]
+    found = from_mne(evoked, forward, cov).channels
+    evoked.info["bads"] = [*evoked.info["bads"], bad]
+    assert found == from_mne(evoked, forward, mne.pick_channels_cov(cov, exclude="bads")).channels
+
+
+def test_three_samples_are_not_three_components(mne_recording):
+    found = from_mne(*mne_recording(), fixed=False)
+    current = minimum_norm(found.leadfield, found.noise_cov)(found.measurements).current
+    assert found.source_estimate(np.linalg.norm(current, axis=1)).data.shape == (72, 3)
+    assert found.source_estimate(current).data.shape == (72, 3, 3)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +127,12 @@ def test_surfaces_come_with_their_triangles(mne_recording):
 def test_what_does_not_fit_is_named(spoil, message, mne_recording):
     with pytest.raises(ValueError, match=message):
         from_mne(*spoil(*mne_recording()))
+
+
+def test_objects_of_another_kind_are_named(mne_recording):
+    evoked, forward, cov = mne_recording()
+    with pytest.raises(TypeError, match=r"forward must be an mne.Forward, not Covariance"):
+        from_mne(evoked, cov, forward)
 
 
 def test_another_number_of_sources_is_refused(mne_recording):

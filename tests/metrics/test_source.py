@@ -40,7 +40,9 @@ def test_decision_metrics_are_defined_on_constant_sets(metric, label, prediction
     assert metric(label, prediction) == DECISIONS[metric](label, prediction)
 
 
-@pytest.mark.parametrize("kind", ["tied", "distinct", "constant", "perfect", "reversed", "infinite"])
+@pytest.mark.parametrize(
+    "kind", ["tied", "distinct", "constant", "perfect", "reversed", "infinite", "unsigned", "logical"]
+)
 def test_average_precision_equals_that_of_scikit_learn(kind, case):
     label, tied = case
     score = {
@@ -50,9 +52,18 @@ def test_average_precision_equals_that_of_scikit_learn(kind, case):
         "perfect": label.astype(float),
         "reversed": 1 - label.astype(float),
         "infinite": np.where(tied > 0.5, -1e300, tied),
+        "unsigned": np.round(200 * tied).astype(np.uint8),
+        "logical": tied > 0.5,
     }[kind]
     expected = sklearn.metrics.average_precision_score(label, score)
     assert metrics.average_precision(label, score) == pytest.approx(expected, abs=1e-14)
+
+
+def test_certain_probabilities_may_be_whole_numbers(case):
+    label, score = case
+    for metric in (metrics.binary_cross_entropy, metrics.brier):
+        for certain in (score > 0.5, (score > 0.5).astype(int)):
+            np.testing.assert_allclose(metric(label, certain), metric(label, certain.astype(float)))
 
 
 def test_average_precision_does_not_depend_on_the_order_of_ties(case):

@@ -215,6 +215,11 @@ def test_rounding_a_float64_leadfield_costs_a_millionth(key):
         ({"forwards": (FORWARD, FORWARD.replace(tissue_names=("scalp", "skull", "grey")))}, r"forwards\[1\]"),
         ({"forwards": FORWARD.replace(tissue_names=("scalp", "skull", "jelly"))}, "jelly"),
         ({"activity": HalfActiveMaps.build(toy(n_sources=30).sources)}, "30.*40"),
+        ({"activity": HalfActiveMaps.build(toy(n_sources=30).sources), "conductivities": 4}, "30.*40"),
+        ({"forwards": FORWARD.replace(sources=SourceSpace(FORWARD.sources.positions))}, "normals"),
+        ({"forwards": toy(n_channels=1)}, "one electrode measures nothing"),
+        ({"displacement": -1e-3}, "displacement"),
+        ({"displacement": float("nan")}, "displacement"),
     ],
 )
 def test_what_does_not_fit_is_refused(key, change, message):
