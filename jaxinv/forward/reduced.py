@@ -117,16 +117,7 @@ class ReducedForward:
             RuntimeError: if a solve does not converge, or `max_modes` do not reach the tolerance.
         """
         low, high = _box(forward.tissue_names, low, high)
-        if not LEAST_TOLERANCE <= tolerance < 1:
-            raise ValueError(
-                f"tolerance must lie between {LEAST_TOLERANCE:g}, below which solves are not sharp enough, "
-                f"and 1; found {tolerance:g}"
-            )
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {DTYPES}, not {dtype!r}")
-        for name, value in (("max_modes", max_modes), ("channels_per_block", channels_per_block)):
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more; found {value}")
+        _check_options(tolerance, dtype, max_modes=max_modes, channels_per_block=channels_per_block)
         check_dtype("float64")
         _check_loads(forward)
         _check_displacement(forward, displacement)
@@ -341,6 +332,19 @@ def _box(tissue_names, low, high):
             f"found {low.tolist()} and {high.tolist()}"
         )
     return low, high
+
+
+def _check_options(tolerance: float, dtype: str, **counts: int) -> None:
+    if not LEAST_TOLERANCE <= tolerance < 1:
+        raise ValueError(
+            f"tolerance must lie between {LEAST_TOLERANCE:g}, below which solves are not sharp enough, "
+            f"and 1; found {tolerance:g}"
+        )
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {DTYPES}, not {dtype!r}")
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more; found {value}")
 
 
 def _check_loads(forward: FemForward) -> None:

@@ -41,6 +41,11 @@ class Fit(NamedTuple):
     misfit: Float[Array, ""]
     log_determinant: Float[Array, ""]
 
+    @classmethod
+    def of(cls, white: Float[Array, "channel time"], log_determinant: Float[Array, ""]) -> "Fit":
+        """Of measurements that are white if the covariance is theirs."""
+        return cls(jnp.sum(white**2) / white.shape[1], log_determinant)
+
 
 def whitening_factor(
     covariance: Float[Array, "channel channel"],

@@ -1,5 +1,6 @@
 """Squared extrapolation of iterations that are slow but sure (SQUAREM)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -35,6 +36,10 @@ class Extrapolation(NamedTuple):
         """Before the first step."""
         infinite = jnp.full((), jnp.inf, start.dtype)
         return cls(start, start, start, infinite, jnp.full((), GROWTH, start.dtype), jnp.zeros((), bool))
+
+    def mapped(self, change: Callable[[Float[Array, " unknown"]], Float[Array, " other"]]) -> "Extrapolation":
+        """With every set of numbers changed alike."""
+        return self._replace(begun=change(self.begun), tried=change(self.tried), reached=change(self.reached))
 
     def moved(
         self, stepped: Float[Array, " unknown"], cost: Float[Array, ""], least: Float[Array, " unknown"]

@@ -13,7 +13,7 @@ from jaxinv.inverse.estimator import Estimate, LinearEstimator, check_measuremen
 from jaxinv.inverse.matern import MaternCorrelation
 from jaxinv.inverse.minimum_norm import scaled_gram
 from jaxinv.inverse.source_prior import source_prior
-from jaxinv.inverse.validation import check_leadfield, check_noise_cov, check_positive
+from jaxinv.inverse.validation import check_leadfield, check_noise_cov, check_positive, check_triangles
 from jaxinv.inverse.whitening import whitener
 
 _matmul = partial(jnp.matmul, precision="highest")
@@ -112,11 +112,8 @@ def gaussian_process(
     check_leadfield(leadfield)
     check_noise_cov(noise_cov, leadfield.shape[0])
     check_positive("snr", snr)
-    if length and faces is None:
-        raise ValueError(
-            "faces is None: the sources have no triangles, as in a volume or a part of the cortex; give "
-            "them, or length=0"
-        )
+    if length:
+        check_triangles("faces", faces, "give them, or length=0")
     if len(positions) != leadfield.shape[1]:
         raise ValueError(
             f"positions must hold the leadfield's {leadfield.shape[1]} sources, not {len(positions)}"

@@ -12,7 +12,7 @@ from scipy.sparse.linalg import splu
 from jaxinv.inverse.estimator import LinearEstimator
 from jaxinv.inverse.minimum_norm import kernel_of_prior
 from jaxinv.inverse.source_prior import source_prior
-from jaxinv.inverse.validation import check_leadfield, check_noise_cov, check_positive
+from jaxinv.inverse.validation import check_leadfield, check_noise_cov, check_positive, check_triangles
 from jaxinv.inverse.whitening import whitener
 
 _matmul = partial(jnp.matmul, precision="highest")
@@ -51,10 +51,7 @@ def loreta(
     References:
         Pascual-Marqui et al. 1994, doi:10.1016/0167-8760(84)90014-X.
     """
-    if mesh is None:
-        raise ValueError(
-            "mesh is None: the sources have no triangles, as in a volume or a part of the cortex"
-        )
+    check_triangles("mesh", mesh, "give its triangles or edges")
     if any(isinstance(array, jax.core.Tracer) for array in (leadfield, noise_cov, mesh)):
         raise ValueError("loreta factors a sparse matrix on the host: build it outside of jit, grad and vmap")
     leadfield, noise_cov = jnp.asarray(leadfield), jnp.asarray(noise_cov)

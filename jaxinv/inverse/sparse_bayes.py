@@ -276,22 +276,22 @@ def _iterate(estimator, problem, gain, state):
             state.variances.reached[:size] > 0, size=enough, fill_value=len(problem.data) + size
         )[0]
         left = jnp.concatenate([left, jnp.arange(size, size + len(problem.data))])
-        few = _mapped(lambda values: values.at[left].get(mode="fill", fill_value=0), state)
-        end = _iterate(estimator, problem, gain.at[:, left[:enough]].get(mode="fill", fill_value=0), few)
-        return _mapped(
-            lambda values: jnp.zeros_like(state.variances.reached).at[left].set(values, mode="drop"), end
+        few = state.variances.mapped(lambda values: values.at[left].get(mode="fill", fill_value=0))
+        end = _iterate(
+            estimator,
+            problem,
+            gain.at[:, left[:enough]].get(mode="fill", fill_value=0),
+            state._replace(variances=few),
+        )
+        whole = jnp.zeros_like(state.variances.reached)
+        return end._replace(
+            variances=end.variances.mapped(lambda values: whole.at[left].set(values, mode="drop"))
         )
 
     state = jax.lax.while_loop(unfinished, partial(_step, estimator, problem, gain), state)
     if enough < 0:
         return state
     return jax.lax.cond(n_left(state) > enough, lambda state: state, go_on, state)
-
-
-def _mapped(change, state):
-    """Every set of variances in the state changed."""
-    sets = {name: change(getattr(state.variances, name)) for name in ("begun", "tried", "reached")}
-    return state._replace(variances=state.variances._replace(**sets))
 
 
 def _step(estimator, problem, gain, state):
@@ -304,12 +304,10 @@ def _step(estimator, problem, gain, state):
     else:
         factor, log_determinant = whitening_factor(_covariance(estimator, problem, gain, variance, noise))
         white = _matmul(factor, problem.data)
-        fit = Fit(jnp.sum(white**2) / white.shape[1], log_determinant)
+        fit = Fit.of(white, log_determinant)
         seen = moments(factor, columns, white, columns.shape[1] // gain.shape[1])
         noise = _learned_noise(estimator, problem, factor, white, noise)
-    if estimator.update == "LowSNR-BSI":
-        fit = fit._replace(log_determinant=jnp.sum(variance * seen.reach))
-    cost = negative_log_evidence(fit, problem.rank)
+    cost = _cost(estimator, problem, fit, variance, seen.reach)
     variance = updated(estimator.update, variance, seen)
     largest = jnp.max(variance)
     variance = jnp.where(variance > estimator.pruning * largest, variance, 0)
@@ -356,10 +354,15 @@ def _posterior(estimator, problem, white, variance, noise):
         _covariance(estimator, problem, estimator.gain, variance, noise)
     )
     each = jnp.repeat(variance, estimator.gain[0, 0].size)
-    if estimator.update == "LowSNR-BSI":
-        log_determinant = jnp.sum(each * jnp.sum(columns**2, axis=0))
     seen, white = _matmul(factor, columns), _matmul(factor, white)
     mean = each[:, None] * _matmul(seen.T, white)
     std = safe_root(jnp.maximum(each - each**2 * jnp.sum(seen**2, axis=0), 0))
-    fit = Fit(jnp.sum(white**2) / white.shape[1], log_determinant)
-    return mean, std, negative_log_evidence(fit, problem.rank)
+    fit = Fit.of(white, log_determinant)
+    return mean, std, _cost(estimator, problem, fit, each, jnp.sum(columns**2, axis=0))
+
+
+def _cost(estimator, problem, fit, variance, reach):
+    """Negative log evidence; LowSNR-BSI's is bounded by taking the trace for the logarithm."""
+    if estimator.update == "LowSNR-BSI":
+        fit = fit._replace(log_determinant=jnp.sum(variance * reach))
+    return negative_log_evidence(fit, problem.rank)

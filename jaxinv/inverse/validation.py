@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 _SYMMETRY = 1e-4  # largest difference across the diagonal, relative to the largest entry
 
@@ -65,6 +65,14 @@ def check_alpha(alpha: float | Float[Array, ""]) -> None:
     check_positive("alpha", alpha)
     if not isinstance(alpha, jax.core.Tracer) and alpha >= 1:
         raise ValueError(f"alpha must be below 1, at which the estimate is zero; found {alpha}")
+
+
+def check_triangles(name: str, triangles: Int[Array, "face 3"] | None, remedy: str) -> None:
+    """Raise a ValueError unless the sources have triangles."""
+    if triangles is None:
+        raise ValueError(
+            f"{name} is None: the sources have no triangles, as in a volume or a part of the cortex; {remedy}"
+        )
 
 
 def check_depth(depth: float | None) -> None:

@@ -79,7 +79,7 @@ def exclude_channels(
     noise_cov = jnp.asarray(noise_cov)
     n_channels = noise_cov.shape[0] if noise_cov.ndim else 0
     check_noise_cov(noise_cov, n_channels)
-    bad = np.asarray(channels if np.ndim(channels) else [channels])
+    bad = np.atleast_1d(channels)
     if bad.dtype == bool and bad.shape == (n_channels,):
         bad = np.flatnonzero(bad)
     known = np.issubdtype(bad.dtype, np.integer) and ((bad >= 0) & (bad < n_channels)).all()

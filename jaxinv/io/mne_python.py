@@ -63,8 +63,8 @@ class Recording:
 
         data = np.asarray(current)
         n_sources = self.sources.n_sources
-        vector = data.ndim >= 2 and self.leadfield.ndim == 3 and data.shape[1] == 3
-        vector &= data.ndim == 3 or self.measurements.shape[1] != 3  # three samples otherwise
+        of_three = self.leadfield.ndim == 3 and data.shape[1:2] == (3,)
+        vector = of_three and (data.ndim == 3 or self.measurements.shape[1] != 3)  # three samples otherwise
         if data.shape[:1] != (n_sources,) or data.ndim - vector not in (1, 2):
             raise ValueError(
                 f"current must have shape ({n_sources},), ({n_sources}, time), or with three components as "
@@ -126,8 +126,8 @@ def from_mne(
             raise ValueError("forward has surfaces and volumes: compute a forward model for each")
         oriented = not _is_volume(forward["src"])
         turn = partial(mne.convert_forward_solution, forward, use_cps=True)
-        turned = turn(surf_ori=fixed, force_fixed=fixed and oriented)
-        normals = turn(surf_ori=True, force_fixed=True)["source_nn"] if oriented else None
+        along = turn(surf_ori=True, force_fixed=True) if oriented else None
+        turned = along if fixed and oriented else turn(surf_ori=fixed)
         turned = mne.pick_channels_forward(turned, good, ordered=True)
         cov = mne.pick_channels_cov(noise_cov, good, ordered=True)
         projector = _projector(evoked, good)
@@ -139,8 +139,7 @@ def from_mne(
         raise ValueError("forward was computed for fixed orientation: compute it anew, or pass fixed=True")
     noise = np.diag(cov["data"]) if cov["diag"] else cov["data"]
     spaces = turned["src"]
-    if normals is not None:
-        normals = np.asarray(normals, np.float64)
+    normals = np.asarray(along["source_nn"], np.float64) if oriented else None
     leadfield = projector @ gain
     return Recording(
         measurements=projector @ evoked.get_data(picks=good),

@@ -5,6 +5,7 @@ import pytest
 
 from jaxinv.cli.config import (
     LEAST_REDUCTION,
+    MOST_NODES,
     PRESETS,
     EvaluationConfig,
     HeadConfig,
@@ -14,6 +15,7 @@ from jaxinv.cli.config import (
 )
 from jaxinv.cli.config_file import differences, read_config, write_config
 from jaxinv.forward.reduced import LEAST_TOLERANCE
+from jaxinv.head.fsaverage_surfaces import ICO_VERTICES
 from jaxinv.training import TrainConfig
 
 
@@ -92,6 +94,10 @@ def test_a_value_out_of_its_range_is_named(kind, values, message):
 def test_the_least_reduction_is_that_of_the_reduced_model():
     assert LEAST_REDUCTION == LEAST_TOLERANCE
     assert HeadConfig(reduction=LEAST_TOLERANCE).reduction == LEAST_TOLERANCE
+
+
+def test_no_more_nodes_than_the_surfaces_have():
+    assert {name: 2 * count for name, count in ICO_VERTICES.items()} == MOST_NODES
 
 
 def test_differences_are_named_with_both_values():

@@ -242,6 +242,15 @@ def test_channels_that_cannot_be_excluded(channels, message):
         inverse.exclude_channels(np.eye(N_CHANNELS), channels)
 
 
+@pytest.mark.parametrize("build", [
+    lambda leadfield, cov: inverse.loreta(leadfield, cov, None),
+    lambda leadfield, cov: inverse.gaussian_process(leadfield, cov, np.zeros((20, 3)), None),
+])  # fmt: skip
+def test_sources_without_triangles_are_refused(build):
+    with pytest.raises(ValueError, match="is None: the sources have no triangles"):
+        build(np.ones((N_CHANNELS, 20)), np.eye(N_CHANNELS))
+
+
 def test_channels_may_be_excluded_by_a_mask():
     cov, mask = np.eye(N_CHANNELS), np.arange(N_CHANNELS) % 5 == 3
     expected = inverse.exclude_channels(cov, [3, 8])

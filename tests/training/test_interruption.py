@@ -21,14 +21,10 @@ def test_a_second_ctrl_c_acts_at_once():
     """Whatever the shell has set: in the background it may have Ctrl-C ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        _interrupt_twice()
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert interruption.signal_name == "SIGINT"
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _interrupt_twice():
-    with Interruption() as interruption:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interruption.signal_name == "SIGINT"
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
