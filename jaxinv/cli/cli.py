@@ -68,12 +68,12 @@ def _execute(command: Command, console: Console) -> None:
     with _run_of(command, console) as (run, config):
         if isinstance(command, Head):
             cli.stages.begin_with_head(run, config, console)
-            console.print(f"train on it with: jaxinv train --directory {run.path}")
+            console.print(f"train on it with: jaxinv train --resume --directory {run.path}")
             return
         forward = cli.stages.build_forward(run, config, console)
         if isinstance(command, Run | Train):
             simulator = cli.stages.reduce_forward(run, config, forward, console)
-            cli.stages.train_stage(run, config, simulator, console, resume=command.resume)
+            cli.stages.train_stage(run, config, simulator, console)
         if isinstance(command, Train):
             console.print(f"evaluate it with: jaxinv evaluate --directory {run.path}")
             return

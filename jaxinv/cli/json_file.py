@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from jaxinv.whole_file import whole_file
+
 
 def write_json(path: Path, values: Mapping) -> None:
     """Write an object. A process that is killed meanwhile leaves what was there before, or all of the new."""
-    partial = partial_of(path)
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path, remedy: str) -> dict:
@@ -29,8 +30,3 @@ def read_json(path: Path, remedy: str) -> dict:
     if not isinstance(values, dict):
         raise ValueError(f"{path} is damaged (it holds no JSON object): {remedy}")
     return values
-
-
-def partial_of(path: Path) -> Path:
-    """The file that is written before it takes the place of another."""
-    return path.with_name(f"{path.name}.part")

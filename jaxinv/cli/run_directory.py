@@ -9,7 +9,8 @@ from pathlib import Path
 
 from jaxinv.cli.config import RunConfig
 from jaxinv.cli.config_file import differences, read_config, write_config
-from jaxinv.cli.json_file import partial_of, read_json, write_json
+from jaxinv.cli.json_file import read_json, write_json
+from jaxinv.whole_file import PARTIAL
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ class RunDirectory:
         """Whether there is a run already; raises where there is something else."""
         if not self.path.exists():
             return False
-        if self.path.is_dir() and not set(self.path.iterdir()) - {partial_of(self.config)}:
+        if self.path.is_dir() and all(file.suffix == PARTIAL for file in self.path.iterdir()):
             return False
         if not self.config.is_file():
             raise ValueError(

@@ -137,16 +137,13 @@ def reduce_forward(
 
 
 def train_stage(
-    run: RunDirectory,
-    config: RunConfig,
-    forward: FemForward | ReducedForward,
-    console: Console,
-    *,
-    resume: bool,
+    run: RunDirectory, config: RunConfig, forward: FemForward | ReducedForward, console: Console
 ) -> TrainResult:
-    """Train the network, with a progress bar."""
+    """Train the network, with a progress bar; goes on from the last checkpoint where there is one."""
     activity, noise = build_activity(config.simulation, forward.sources), WhiteNoise(config.simulation.snr_db)
-    result = train(forward, activity, noise, config.network, config.seeded_training, run.path, resume=resume)
+    result = train(
+        forward, activity, noise, config.network, config.seeded_training, run.path, resume=run.is_trained
+    )
     ended = "stopped early" if result.stopped_early else "finished"
     console.print(
         f"[green]✓[/] training {ended} after {result.updates} updates on {result.leadfields_solved} "

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from jaxinv.evaluation.published import CITATION
 from jaxinv.evaluation.table import Table
+from jaxinv.whole_file import whole_file
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("jaxinv.evaluation"), autoescape=True, undefined=jinja2.StrictUndefined,
@@ -109,5 +110,6 @@ def write_report(path: str | Path, report: Report) -> Path:
             f"path={str(path)!r} cannot be written: {path.parent} is not a directory; make it first"
         )
     html = _TEMPLATES.get_template("report.html").render(report=report, citation=CITATION)
-    path.write_text(html, encoding="utf-8")
+    with whole_file(path) as partial:
+        partial.write_text(html, encoding="utf-8")
     return path

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxinv.evaluation.benchmark import Result
+from jaxinv.whole_file import whole_file
 
 
 def save_results(path: str | Path, results: Sequence[Result]) -> None:
-    """Write results as JSON; probabilities are left out."""
+    """Write results as JSON, whole or not at all; probabilities are left out."""
     rows = [
         {
             "name": result.name,
@@ -23,7 +24,8 @@ def save_results(path: str | Path, results: Sequence[Result]) -> None:
         }
         for result in results
     ]
-    Path(path).write_text(json.dumps(rows, allow_nan=False) + "\n", encoding="utf-8")
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(rows, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def load_results(path: str | Path) -> list[Result]:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxinv.whole_file import whole_file
+
 STRUCTURE = "structure"  # name of the entry that says where each array belongs
 
 
 def write_pytree(path: str | PathLike, kind: str, tree: Any) -> None:
-    """Writes a dataclass of arrays, numbers, strings, tuples and further dataclasses.
+    """Writes a dataclass of arrays, numbers, strings, tuples and further dataclasses, whole or not at all.
 
     Args:
         path: of the file.
@@ -21,7 +23,7 @@ def write_pytree(path: str | PathLike, kind: str, tree: Any) -> None:
     """
     arrays: dict[str, np.ndarray] = {}
     structure = json.dumps({"kind": kind, "tree": _encode(tree, arrays)})
-    with open(path, "wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         np.savez(file, **{STRUCTURE: np.array(structure)}, **arrays)
 
 

@@ -91,7 +91,8 @@ def reduce_channels(
                     report=partial(_show, bar, task, (1 - CUT) * tolerance),
                 )
                 if path is not None:
-                    _write(path, block)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_pytree(path, BLOCK_KIND, block)
             bar.update(task, completed=1.0, modes=len(block.conductivities), bound=f"{block.bound:.1e}")
             found.append(block)
     return _assembled(found, active, len(size), training, tolerance)
@@ -307,14 +308,6 @@ def _digest(forward: FemForward, loads, training, tolerance, blocks) -> str:
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()[:32]
-
-
-def _write(path: Path, block: ReducedBlock) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_suffix(f".{os.getpid()}.tmp")
-    write_pytree(partial_path, BLOCK_KIND, block)
-    partial_path.replace(path)
 
 
 def _bar(visible: bool) -> Progress:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from jaxinv.head.conductivity import Conductivity, ConductivityKind, check_conductivity, conductivity_kind
 from jaxinv.mesh.locate import CellLocator
 from jaxinv.mesh.volume_mesh import VolumeMesh
+from jaxinv.whole_file import whole_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +121,8 @@ class HeadModel:
         return np.intersect1d(*nodes, assume_unique=True)
 
     def save(self, path: str | PathLike) -> None:
-        """Writes the head to one compressed .npz file."""
-        with open(path, "wb") as file:
+        """Writes the head to one compressed .npz file, whole or not at all."""
+        with whole_file(path) as partial, partial.open("wb") as file:
             np.savez_compressed(
                 file, kind="jaxinv head", points=self.mesh.points, cells=self.mesh.cells,
                 tissue=self.mesh.tissue, tissue_names=np.array(self.tissue_names),

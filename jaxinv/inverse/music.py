@@ -1,6 +1,7 @@
 """MUSIC scans: how well each source fits the subspace of the signals, alone or one found after the other."""
 
 from functools import partial
+from operator import index
 
 import flax.struct
 import jax
@@ -128,12 +129,13 @@ def music(
     Raises:
         ValueError: for shapes that do not fit, values that are not finite, a leadfield or covariance of
             zeros, or a number of dipoles that is not from 1 to channels.
+        TypeError: for a number of dipoles that is no integer.
 
     References:
         Mosher et al. 1992, doi:10.1109/10.141192.
     """
     gain, matrix, _, _ = _checked(leadfield, noise_cov, n_dipoles)
-    return MusicEstimator(gain, matrix, int(n_dipoles), jnp.ndim(leadfield) == 3)
+    return MusicEstimator(gain, matrix, index(n_dipoles), jnp.ndim(leadfield) == 3)
 
 
 def rap_music(
@@ -172,14 +174,14 @@ def trap_music(
 
 def _recursive(leadfield, noise_cov, n_dipoles, truncated):
     prepared = _checked(leadfield, noise_cov, n_dipoles)
-    return RapMusicEstimator(*prepared, int(n_dipoles), jnp.ndim(leadfield) == 3, truncated)
+    return RapMusicEstimator(*prepared, index(n_dipoles), jnp.ndim(leadfield) == 3, truncated)
 
 
 def _checked(leadfield, noise_cov, n_dipoles):
     leadfield, noise_cov = jnp.asarray(leadfield), jnp.asarray(noise_cov)
     check_leadfield(leadfield)
     check_noise_cov(noise_cov, leadfield.shape[0])
-    if not 1 <= n_dipoles <= leadfield.shape[0]:
+    if not 1 <= index(n_dipoles) <= leadfield.shape[0]:
         raise ValueError(f"n_dipoles must be from 1 to {leadfield.shape[0]}, the channels; found {n_dipoles}")
     dtype = jnp.result_type(leadfield, noise_cov)
     return _prepare(leadfield.astype(dtype), noise_cov.astype(dtype))

@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from jaxinv.whole_file import whole_file
+
 Row = dict[str, float | int | None]
 
 
@@ -25,17 +27,25 @@ class MetricsLog:
             os.fsync(file.fileno())
 
     def rows(self) -> list[Row]:
-        """All complete rows; a last line that a killed process left unfinished does not count."""
+        """All complete rows; a last line that a killed process left unfinished does not count.
+
+        Raises:
+            ValueError: if another line is damaged.
+        """
         if not self.path.exists():
             return []
         text = self.path.read_text(encoding="utf-8")
         complete, _, _ = text.rpartition("\n")
-        return [json.loads(line) for line in complete.splitlines()]
+        try:
+            return [json.loads(line) for line in complete.splitlines()]
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{self.path} is damaged ({error}): delete it; only the curves so far are lost"
+            ) from error
 
     def cut(self, last_step: int) -> list[Row]:
         """Drop the rows after `last_step`, atomically, and return those that stay."""
         kept = [row for row in self.rows() if row["step"] <= last_step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        temporary.replace(self.path)
+        with whole_file(self.path) as partial:
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         return kept

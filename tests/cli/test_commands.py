@@ -1,4 +1,5 @@
 import errno
+import runpy
 
 import pytest
 
@@ -209,3 +210,10 @@ def test_a_configuration_that_cannot_be_read_is_named(capsys, tmp_path, content)
         said = refused(capsys, *args, "--directory", "a")
         assert "a/config.json" in said
         assert "begin anew in an empty directory" in said
+
+
+def test_the_package_runs_as_a_module(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["jaxinv", "walk"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("jaxinv", run_name="__main__")
+    assert "walk" in capsys.readouterr().err

@@ -136,6 +136,8 @@ def test_what_cannot_be_done_is_refused():
     for make in (music, rap_music, trap_music):
         with pytest.raises(ValueError, match="n_dipoles"):
             make(leadfield, cov, n_dipoles=0)
+        with pytest.raises(TypeError, match="integer"):
+            make(leadfield, cov, n_dipoles=2.5)
         with pytest.raises(ValueError, match="2 dipoles need"):
             make(leadfield, cov, n_dipoles=2)(np.ones(12))
         with pytest.raises(ValueError, match="not finite"):

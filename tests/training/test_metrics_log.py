@@ -1,3 +1,5 @@
+import pytest
+
 from jaxinv.training.metrics_log import MetricsLog
 
 
@@ -20,3 +22,10 @@ def test_a_line_cut_short_by_a_kill_does_not_count(tmp_path):
     assert log.rows() == [{"step": 2}]
     assert log.cut(2) == [{"step": 2}]
     assert log.path.read_text() == '{"step": 2}\n'
+
+
+def test_a_damaged_line_is_said_with_the_name_of_the_file(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.path.write_text('{"step": 2\n{"step": 4}\n')
+    with pytest.raises(ValueError, match="is damaged"):
+        log.rows()

@@ -24,6 +24,7 @@ from jaxinv.evaluation.judge.limits import oracle_result
 from jaxinv.evaluation.judge.true_head import Protocol, TrueHead, true_head
 from jaxinv.evaluation.judge.world import field_factor, make_world
 from jaxinv.evaluation.results_file import load_results, save_results
+from jaxinv.whole_file import whole_file
 
 VERSIONS = ("jaxinv", "jax", "jaxlib", "numpy", "scipy", "mne", "POT")
 
@@ -144,9 +145,9 @@ class _Stage:
         path = self.directory / f"factor-{self.protocol.truth_surface}-{1e3 * length:g}mm.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".part.npy")
-            np.save(partial, field_factor(length, self.protocol.truth_surface))
-            partial.replace(path)
+            factor = field_factor(length, self.protocol.truth_surface)
+            with whole_file(path) as partial, partial.open("wb") as file:
+                np.save(file, factor)
         return np.load(path)
 
 
@@ -160,9 +161,7 @@ def _judge_cell(cell, entrants, folder, stage, n_cases, n_validation, report) ->
             posed = posed or stage.pose(cell, n_validation, n_cases, report)
             report(f"{cell.name}: {name}")
             folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".part")
-            save_results(partial, make(posed))
-            partial.replace(path)
+            save_results(path, make(posed))
         return load_results(path)
 
     results = []
@@ -211,4 +210,5 @@ def _write(
             "device": jax.devices()[0].device_kind,
         },
     }
-    path.write_text(json.dumps({**about, "cells": rows}, indent=1) + "\n", encoding="utf-8")
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps({**about, "cells": rows}, indent=1) + "\n", encoding="utf-8")

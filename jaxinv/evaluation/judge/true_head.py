@@ -21,6 +21,7 @@ from jaxinv.head.montages import MONTAGES
 from jaxinv.head.placement import place_in_tissue
 from jaxinv.io import read_segmentation
 from jaxinv.simulate.geodesic import surface_graph
+from jaxinv.whole_file import whole_file
 
 ELECTRODES = tuple(sorted({name for names in MONTAGES.values() for name in names}))
 FIELD_ELECTRODES = MONTAGES["10-5-149"]
@@ -121,9 +122,8 @@ class TrueHead:
                         arrays[f"{field.name}.{part.name}"] = np.asarray(getattr(value, part.name))
             else:
                 arrays[field.name] = np.asarray(value)
-        partial = path.with_suffix(".part.npz")
-        np.savez(partial, **arrays)
-        partial.replace(path)
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "TrueHead":

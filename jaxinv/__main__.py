@@ -1,0 +1,5 @@
+"""`python -m jaxinv` is the command `jaxinv`."""
+
+from jaxinv.cli.cli import main
+
+main()
