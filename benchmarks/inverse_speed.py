@@ -6,10 +6,11 @@ python benchmarks/inverse_speed.py --cases kernels eloreta --sources 5000
 Leadfields are of a layered sphere. Times are medians of alternating runs after the first call, which compiles
 and is shown too. Ours uses all cores, and so does MNE-Python's BLAS. What MNE-Python asks its users to call
 is timed; where its stopping rule cannot be given there, its solver is called with the rule of ours. The
-"difference" of the results is relative to the largest value. invertmeeg has sparse solvers of its own, for
-fixed orientation: its mixed norm is stopped at the duality gap of ours, its sparse Bayes by its own rule, from
-the same start and with the same pruning; the table then shows the cost that each has reached (lower is
-better). Keep the machine idle.
+"difference" of the results is relative to the largest value. Keep the machine idle.
+
+invertmeeg has sparse solvers of its own, for fixed orientation. Its mixed norm is stopped at the duality gap
+of ours, its sparse Bayes by its own rule, from the same start and with the same pruning; the table shows the
+cost that each has reached (lower is better).
 """
 
 import argparse

@@ -17,6 +17,7 @@ from jaxinv.cli.commands import Command, Evaluate, Head, Judge, Run, Train, pars
 from jaxinv.cli.config import RunConfig
 from jaxinv.cli.run_directory import BAD_INPUT, RunDirectory, new_run_path
 from jaxinv.training import TrainingInterrupted
+from jaxinv.training.parallel import batch_mesh
 
 REFUSED, INTERRUPTED = 2, 130  # exit codes
 WIDTH_OF_FILES = 140  # of the table, where there is no terminal that has a width
@@ -65,6 +66,8 @@ def _execute(command: Command, console: Console) -> None:
     if isinstance(command, Judge):
         _judge(command, console)
         return
+    if isinstance(command, Run | Train):
+        batch_mesh(command.config.training.batch_size)  # refuses what does not divide over the devices
     with _run_of(command, console) as (run, config):
         if isinstance(command, Head):
             cli.stages.begin_with_head(run, config, console)

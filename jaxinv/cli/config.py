@@ -153,6 +153,13 @@ class RunConfig:
                 f"simulation.count must be {most} at most, as head.sources={self.head.sources} has no more "
                 f"nodes, not {count[0]} {count[1]}"
             )
+        if most < self.network.latent_length:
+            raise ValueError(
+                f"network.latent-length must be {most} at most, as head.sources={self.head.sources} has no "
+                f"more nodes, not {self.network.latent_length}"
+            )
+        if self.head.field and self.training.displacement:
+            raise ValueError("training.displacement moves electrodes: with --head.field it must be 0")
         if self.training.seed != 0:
             raise ValueError(f"one seed decides all: give --seed {self.training.seed}, not --training.seed")
 

@@ -37,6 +37,7 @@ class RunFacts:
         head: for the picture of its mesh.
         head_facts: as `HeadReport` has them, and the seconds it took.
         forward_facts: tolerance, residual, fewest and most iterations, seconds.
+        reduced_facts: those of the reduced model; empty where there is none.
         history: rows of the training's metrics.
         seconds: of the evaluation's parts.
     """
@@ -45,6 +46,7 @@ class RunFacts:
     head: HeadModel
     head_facts: Mapping
     forward_facts: Mapping
+    reduced_facts: Mapping
     history: Sequence[Mapping]
     seconds: Mapping[str, float]
 
@@ -142,6 +144,7 @@ def _facts(run: RunFacts, forward: FemForward) -> tuple[Facts, ...]:
     durations = {
         "head": run.head_facts["seconds"],
         "forward operator": solver["seconds"],
+        **({"reduced model": run.reduced_facts["seconds"]} if run.reduced_facts else {}),
         "training": last["seconds"],
         **run.seconds,
     }

@@ -44,11 +44,12 @@ from jaxinv.forward.exact import FemForward
 from jaxinv.forward.reduced import ReducedForward
 from jaxinv.head import Electrodes, HeadModel, SourceSpace, SurfaceField
 from jaxinv.head.fsaverage import cortical_sources, fsaverage_electrodes, fsaverage_head, volumetric_sources
-from jaxinv.simulate import ActivityModel, Dipoles, HalfActiveMaps, Patches, WhiteNoise, simulate_batch
+from jaxinv.simulate import ActivityModel, Batch, Dipoles, HalfActiveMaps, Patches, WhiteNoise, simulate_batch
 from jaxinv.training import TrainResult, load_trained, train
 from jaxinv.training.metrics_log import MetricsLog
+from jaxinv.whole_file import whole_file
 
-_simulate = jax.jit(simulate_batch, static_argnames=("size", "conductivities"))
+_simulate = jax.jit(simulate_batch, static_argnames=("size", "conductivities", "displacement"))
 
 WIDTH_OF_TABLES = 220  # characters, in the file
 EVALUATION_STREAM = 20_000  # folded into the seed's key, away from what training splits off it
@@ -113,6 +114,7 @@ def reduce_forward(
     run: RunDirectory, config: RunConfig, forward: FemForward, console: Console
 ) -> FemForward | ReducedForward:
     """What training simulates with: the reduced model of a run, built or read, or the exact one."""
+    forward = movable(run, config, forward)
     if config.head.reduction is None:
         return forward
     if run.noted("reduced") is not None:
@@ -120,11 +122,10 @@ def reduce_forward(
         return ReducedForward.load(run.reduced)
     console.print(f"reducing the forward model to an error of {config.head.reduction:g}, certified …")
     started = time.perf_counter()
-    displacement = config.training.displacement
     reduced = ReducedForward.build(
-        forward.replace(head=HeadModel.load(run.head)) if displacement else forward,
+        forward,
         tolerance=config.head.reduction,
-        displacement=displacement,
+        displacement=config.training.displacement,
         cache=run.reduction,
     )
     seconds = time.perf_counter() - started
@@ -134,6 +135,11 @@ def reduce_forward(
     run.note("reduced", {"seconds": seconds, "tolerance": config.head.reduction, "modes": modes})
     console.print(f"[green]✓[/] reduced forward model, at most {modes} modes a channel, {seconds:.1f} s")
     return reduced
+
+
+def movable(run: RunDirectory, config: RunConfig, forward: FemForward) -> FemForward:
+    """The operator with its head, where electrodes are moved over it."""
+    return forward.replace(head=HeadModel.load(run.head)) if config.training.displacement else forward
 
 
 def train_stage(
@@ -157,12 +163,13 @@ def evaluate_stage(
     run: RunDirectory, config: RunConfig, forward: FemForward, console: Console
 ) -> list[Result]:
     """Simulate the cases, evaluate network and baselines, print the table, write the report."""
-    trained, history = load_trained(run.path), MetricsLog(run.path / "metrics.jsonl").rows()
-    head_facts = run.noted("head")
+    trained, history = load_trained(run.path), MetricsLog(run.path / "metrics.jsonl").known_rows()
+    head_facts, reduced_facts = run.noted("head"), run.noted("reduced") or {}
     with timed("validation and test cases", console) as simulating:
-        problem = pose_problem(config, forward, head_facts["node_volume"])
+        problem = pose_problem(config, movable(run, config, forward), head_facts["node_volume"])
     with timed("evaluation", console) as evaluating:
-        network = network_entrant(trained, training_seconds=history[-1]["seconds"])
+        seconds = history[-1]["seconds"] + reduced_facts.get("seconds", 0.0)
+        network = network_entrant(trained, training_seconds=seconds)
         smooth = problem.heads[0].prior_factor is not None
         entrants = [network, *baselines(lasso_cases=config.evaluation.lasso_size, smooth=smooth)]
         results = evaluate(entrants, problem, seed=config.seed)
@@ -177,6 +184,7 @@ def evaluate_stage(
             head=HeadModel.load(run.head),
             head_facts=head_facts,
             forward_facts={**run.noted("forward"), "iterations": iterations_on(problem, forward)},
+            reduced_facts=reduced_facts,
             history=history,
             seconds={"test cases": simulating.seconds, "evaluation": evaluating.seconds},
         )
@@ -185,12 +193,24 @@ def evaluate_stage(
 
 
 def pose_problem(config: RunConfig, forward: FemForward, node_volume: float | None = None) -> Problem:
-    """Validation and test cases on conductivities of their own, and the leadfield at the nominal ones."""
+    """Validation and test cases on conductivities of their own, and the leadfield at the nominal ones.
+
+    The cases go round the leadfields, so that the first of them are of all.
+    """
     activity, noise = build_activity(config.simulation, forward.sources), WhiteNoise(config.simulation.snr_db)
     validation_key, test_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), EVALUATION_STREAM)
     )
     sizes: EvaluationConfig = config.evaluation
+
+    def simulated(key, size: int, leadfields: int) -> Batch:
+        batch = _simulate(
+            key, forward, activity, noise, size=size, conductivities=leadfields,
+            displacement=config.training.displacement,
+        )  # fmt: skip
+        order = np.arange(size).reshape(leadfields, -1).T.reshape(-1)
+        return jax.tree.map(lambda values: values[order], batch)
+
     return Problem(
         scenario=SCENARIOS[config.simulation.activity],
         heads=(
@@ -198,14 +218,13 @@ def pose_problem(config: RunConfig, forward: FemForward, node_volume: float | No
                 forward.leadfield(),
                 forward.sources,
                 activity.factor if isinstance(activity, HalfActiveMaps) else None,
+                mean_current=activity.mean_current,
             ),
         ),
-        validation=_simulate(validation_key, forward, activity, noise, size=sizes.validation_size,
-                            conductivities=sizes.validation_leadfields),
-        test=_simulate(test_key, forward, activity, noise, size=sizes.test_size,
-                      conductivities=sizes.test_leadfields),
+        validation=simulated(validation_key, sizes.validation_size, sizes.validation_leadfields),
+        test=simulated(test_key, sizes.test_size, sizes.test_leadfields),
         node_volume=node_volume,
-    )  # fmt: skip
+    )
 
 
 def judge_stage(command: Judge, console: Console) -> None:
@@ -226,10 +245,11 @@ def judge_stage(command: Judge, console: Console) -> None:
     verdicts = judge(
         directory, cells=cells, n_cases=command.cases, n_validation=command.validation, protocol=protocol
     )
-    with (directory / "tables.txt").open("w", encoding="utf-8") as file:
+    with whole_file(directory / "tables.txt") as partial, partial.open("w", encoding="utf-8") as file:
         for shown in (console, Console(file=file, width=WIDTH_OF_TABLES)):
             shown.print(*tables(verdicts), *paper_tables(verdicts), *findings_on_oracles(verdicts), sep="\n")
-    (directory / "overview.png").write_bytes(to_png(overview(verdicts)))
+    with whole_file(directory / "overview.png") as partial:
+        partial.write_bytes(to_png(overview(verdicts)))
     console.print(
         f"the figure is [bold]{directory / 'overview.png'}[/], all of it {directory / 'judge.json'}"
     )

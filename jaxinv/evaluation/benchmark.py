@@ -142,7 +142,7 @@ def judged(
             prior=problem.mean_activity,
         )  # fmt: skip
         for key, value in found.items():
-            values.setdefault(key, np.empty(len(heads)))[of_head] = value
+            values.setdefault(key, np.full(len(heads), np.nan))[of_head] = value
     return values
 
 
@@ -253,7 +253,7 @@ def _estimate(
             truth = np.asarray(cases.current)[of_head]
             if isinstance(estimator, StandardisedEstimator):
                 truth = truth - np.asarray(problem.mean_current(int(head)))
-            coverage = np.empty(len(heads)) if coverage is None else coverage
+            coverage = np.full(len(heads), np.nan) if coverage is None else coverage
             coverage[of_head] = _coverage(estimator, measurements, truth, together)
     return _Estimates(raw, shapes.probability is not None, max(seconds), estimator, coverage)
 

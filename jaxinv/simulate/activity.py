@@ -85,6 +85,12 @@ class HalfActiveMaps:
         factor = squared_exponential_factor(sources.positions, correlation_length, tolerance=tolerance)
         return cls(jnp.asarray(factor, jnp.float32), jnp.asarray(amplitude, jnp.float32), kind)
 
+    @property
+    def mean_current(self) -> Float[Array, " source"]:
+        """Over all maps, in A m: half of the amplitude, or nothing where currents have both signs."""
+        mean = self.amplitude / 2 if self.kind == "binary" else jnp.zeros_like(self.amplitude)
+        return jnp.full(len(self.factor), mean)
+
     def sample(self, key: PRNGKeyArray) -> Activity:
         """One map."""
         white = jax.random.normal(key, self.factor.shape[1:], jnp.float32)
@@ -126,6 +132,11 @@ class Dipoles:
         _check_fixed(sources)
         _check_amplitude(amplitude)
         return cls(jnp.asarray(amplitude, jnp.float32), sources.n_sources, _count_range(n, sources.n_sources))
+
+    @property
+    def mean_current(self) -> Float[Array, " source"]:
+        """Over all draws, in A m: nothing, as signs are random."""
+        return jnp.zeros(self.n_sources, jnp.float32)
 
     def sample(self, key: PRNGKeyArray) -> Activity:
         """One set of dipoles, on different nodes."""
@@ -194,6 +205,11 @@ class Patches:
             counts,
             (low, high),
         )
+
+    @property
+    def mean_current(self) -> Float[Array, " source"]:
+        """Over all draws, in A m: nothing, as signs are random."""
+        return jnp.zeros(len(self.neighbour), jnp.float32)
 
     def sample(self, key: PRNGKeyArray) -> Activity:
         """One set of patches."""

@@ -162,16 +162,18 @@ class _Loop:
         bar = TrainingProgress(self.config.updates, int(state.update), visible=progress)
         with Interruption() as interruption, bar:
             while not self.is_finished(state):
-                state, row = self.advance(state, interruption)
+                state, row = self.advance(state)
                 history.append(row)
                 bar.show(row)
                 for callback in self.callbacks:
                     callback(row)
                 if interruption.signal_name and not self.is_finished(state):
+                    if self.checkpoints.last_step != row["step"]:
+                        self.checkpoints.save(row["step"], state, self.run, row["validation_loss"])
                     raise TrainingInterrupted(self.farewell(row["step"], interruption.signal_name))
         return state
 
-    def advance(self, state: TrainState, interruption: Interruption) -> tuple[TrainState, Row]:
+    def advance(self, state: TrainState) -> tuple[TrainState, Row]:
         """One step, with the evaluation and the checkpoint that are due after it."""
         config, before, started = self.config, int(state.update), time.perf_counter()
         state, report = self.step(self.key, state, *self.physics)
@@ -193,12 +195,7 @@ class _Loop:
         }
         self.log.append(row)
         is_best = loss is not None and int(state.best_update) == update
-        if (
-            is_best
-            or _is_due(before, update, config.checkpoint_every)
-            or self.is_finished(state)
-            or interruption.signal_name
-        ):
+        if is_best or _is_due(before, update, config.checkpoint_every) or self.is_finished(state):
             self.checkpoints.save(update, state, self.run, loss)
         return state, row
 

@@ -39,13 +39,26 @@ class MetricsLog:
         try:
             return [json.loads(line) for line in complete.splitlines()]
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{self.path} is damaged ({error}): delete it; only the curves so far are lost"
-            ) from error
+            raise ValueError(f"{self.path} is damaged ({error}): take the damaged line out") from error
+
+    def known_rows(self) -> list[Row]:
+        """All complete rows of a run that has some.
+
+        Raises:
+            ValueError: if there are none, or one is damaged.
+        """
+        if not (rows := self.rows()):
+            raise ValueError(f"{self.path} is missing or empty: put it back, or train in another directory")
+        return rows
 
     def cut(self, last_step: int) -> list[Row]:
-        """Drop the rows after `last_step`, atomically, and return those that stay."""
-        kept = [row for row in self.rows() if row["step"] <= last_step]
+        """Drop the rows after `last_step`, atomically, and return those that stay.
+
+        Raises:
+            ValueError: if a line is damaged, or all rows up to that step are missing.
+        """
+        rows = self.known_rows() if last_step else self.rows()
+        kept = [row for row in rows if row["step"] <= last_step]
         with whole_file(self.path) as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         return kept

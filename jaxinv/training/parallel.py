@@ -7,7 +7,7 @@ BATCH_AXIS = "batch"
 
 
 def batch_mesh(batch_size: int) -> Mesh:
-    """A mesh of all of this process's devices with the one axis `batch`.
+    """A mesh of all devices, those of other processes too, with the one axis `batch`.
 
     Raises:
         ValueError: if the batch does not divide over the devices.

@@ -1,6 +1,7 @@
 """What a run is: its description for the checkpoint, the keys it draws from, the state it starts from."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import jax
@@ -41,6 +42,7 @@ def describe_run(forward, activity, noise, network: UNetConfig, config: TrainCon
             "type": type(forward).__name__,
             "conductivity_range": [np.asarray(bound).tolist() for bound in forward.conductivity_range],
             "tolerance": getattr(forward, "tolerance", None),
+            "places": _digest((forward.sources, forward.sensors)),
         },
         "activity": _describe(activity),
         "noise": _describe(noise),
@@ -84,6 +86,14 @@ def restore_best(checkpoints: Checkpoints) -> TrainedNetwork:
     graphdef, like = TrainState.create(new_network(run), TrainConfig(**run["training"]))
     state = jax.tree.map(jnp.asarray, checkpoints.restore(step, like))
     return TrainedNetwork.of(state.network(graphdef))
+
+
+def _digest(tree) -> str:
+    """Of all numbers in a pytree."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _describe(model) -> dict:

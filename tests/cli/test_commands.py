@@ -42,10 +42,10 @@ def raising(error: BaseException):
 
 def test_settings_change_the_preset():
     command = parse(
-        ["run", "--preset", "paper", "--seed", "3", "--head.sources", "100", "--training.updates", "600"]
+        ["run", "--preset", "paper", "--seed", "3", "--head.sources", "1000", "--training.updates", "600"]
     )
     assert isinstance(command, Run)
-    assert command.config.head.sources == 100
+    assert command.config.head.sources == 1000
     assert command.config.training.updates == 600
     assert command.config.seeded_training.seed == 3
     assert command.config.network == PRESETS["paper"].network

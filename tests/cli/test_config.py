@@ -81,6 +81,12 @@ def test_an_unknown_preset_is_refused():
             {"head": HeadConfig(sources=9), "simulation": SimulationConfig("dipoles", count=(1, 10))},
             "must be 9 at most",
         ),
+        (RunConfig, {"head": HeadConfig(sources=50)}, "network.latent-length must be 50 at most"),
+        (
+            RunConfig,
+            {"head": HeadConfig(field=True), "training": TrainConfig(displacement=5e-3)},
+            "with --head.field it must be 0",
+        ),
         (EvaluationConfig, {"test_size": 100, "test_leadfields": 16}, "evaluation.test-size"),
         (EvaluationConfig, {"validation_leadfields": 0}, "evaluation.validation-size"),
         (EvaluationConfig, {"lasso_size": 0}, "lasso-size"),

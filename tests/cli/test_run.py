@@ -1,5 +1,6 @@
 """The whole road once, on a coarse head with few sources, electrodes, updates and cases."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -10,8 +11,11 @@ import pytest
 
 from jaxinv.cli import stages
 from jaxinv.cli.cli import main
+from jaxinv.cli.config_file import read_config
 from jaxinv.cli.head_report import mean_node_volume
+from jaxinv.cli.run_directory import RunDirectory
 from jaxinv.evaluation import load_results
+from jaxinv.forward.exact import FemForward
 from jaxinv.head import HeadModel
 from jaxinv.mesh import VolumeMesh
 from jaxinv.training import TrainingInterrupted
@@ -78,6 +82,26 @@ def test_the_report_tells_what_was_done(run):
         "FieldTrip MNE",
     ):
         assert words in html
+
+
+def test_cases_go_round_the_leadfields_and_their_mean_is_the_activitys(run):
+    config, forward = read_config(run / "config.json"), FemForward.load(run / "forward.npz")
+    problem = stages.pose_problem(config, forward)
+    for batch in (problem.validation, problem.test):
+        sigma = np.asarray(batch.conductivity)
+        assert len(np.unique(sigma[:2], axis=0)) == len(np.unique(sigma, axis=0)) == 2
+        np.testing.assert_array_equal(sigma[::2], np.tile(sigma[:1], (16, 1)))
+    mean = np.full(forward.sources.n_sources, 5e-9, np.float32)
+    np.testing.assert_array_equal(problem.mean_current(0), mean)
+
+
+def test_electrodes_that_miss_their_places_do_so_in_the_evaluation_too(run):
+    config, forward = read_config(run / "config.json"), FemForward.load(run / "forward.npz")
+    moved = dataclasses.replace(config, training=dataclasses.replace(config.training, displacement=5e-3))
+    forward = stages.movable(RunDirectory(run), moved, forward)
+    own, other = (np.asarray(stages.pose_problem(c, forward).test.measurements) for c in (config, moved))
+    change = np.linalg.norm(own - other, axis=1) / np.linalg.norm(own, axis=1)
+    assert 0.01 < np.median(change) < 0.5
 
 
 def test_the_head_of_a_run_is_valid(run):

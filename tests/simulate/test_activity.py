@@ -151,3 +151,12 @@ def test_single_node_patch_where_the_surface_ends(key):
 def test_impossible_arguments_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_the_mean_current_is_that_of_many_draws(build, key):
+    model = build(SOURCES)
+    current = np.asarray(draw(model, key, 4000).current)
+    error = (current.mean(axis=0) - np.asarray(model.mean_current)) / (current.std(axis=0) / 4000**0.5)
+    assert model.mean_current.shape == (300,)
+    assert np.abs(error).max() < 5

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -66,6 +68,32 @@ def test_an_interrupted_run_resumes_to_the_unbroken_one(unbroken, toy, tmp_path)
         for result in (resumed, unbroken.result)
     ]
     assert timeless[0] == timeless[1]
+
+
+def test_a_signal_after_a_step_without_a_checkpoint_saves_one(toy, tmp_path):
+    def interrupt(row):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    arguments = (*toy.problem(), toy.TINY, toy.config(), tmp_path)
+    with pytest.raises(TrainingInterrupted, match="SIGTERM after update 4 of 40"):
+        train(*arguments, progress=False, callbacks=[interrupt])
+    with pytest.raises(TrainingInterrupted, match="SIGTERM after update 8 of 40"):
+        train(*arguments, resume=True, progress=False, callbacks=[interrupt])
+
+
+def test_a_run_whose_metrics_are_lost_says_so(unbroken, toy, tmp_path):
+    shutil.copytree(unbroken.directory, tmp_path / "copy")
+    (tmp_path / "copy" / "metrics.jsonl").unlink()
+    with pytest.raises(ValueError, match="is missing or empty"):
+        train(*toy.problem(), toy.TINY, toy.config(), tmp_path / "copy", resume=True, progress=False)
+
+
+def test_sensors_at_other_places_do_not_resume(unbroken, toy):
+    forward, *rest = toy.problem()
+    positions = np.asarray(forward.sensors.positions) * [1, 1, 1.001]
+    forward = dataclasses.replace(forward, sensors=forward.sensors.at(positions))
+    with pytest.raises(ValueError, match="places"):
+        train(forward, *rest, toy.TINY, toy.config(), unbroken.directory, resume=True, progress=False)
 
 
 def test_a_finished_run_resumes_to_itself(unbroken, toy):

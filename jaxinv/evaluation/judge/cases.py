@@ -75,7 +75,7 @@ def pose(
 ) -> Posed:
     """Draw the cases of a cell. The same seed gives the same cases; fewer cases are the first of more.
 
-    Cells that differ in noise, sensors or knowledge share the truth.
+    Cells that differ in noise, sensors, or own and template leadfields share the truth.
     """
     worlds = (*validation, *test)
     drawn = {

@@ -153,7 +153,7 @@ def marginal_map_oracle(
         if value < least:
             raise ValueError(f"{name} must be {least} or more; found {value}")
     noise_cov = jnp.asarray(noise_cov)
-    if jax.tree.leaves(field_of) == [field_of]:
+    if jax.tree_util.all_leaves([field_of]):
         field_of = jax.tree_util.Partial(field_of)
     fields = jax.eval_shape(field_of, jnp.asarray(low, noise_cov.dtype))
     check_noise_cov(noise_cov, fields.shape[0])
@@ -198,7 +198,8 @@ def _log_evidence(inverse_root, white):
 @jax.jit
 def _solve(oracle, measurements):
     white = _matmul(oracle.whitener, measurements)
-    key = jax.random.key(oracle.seed)
+    bits = jax.lax.bitcast_convert_type(jnp.sum(white).astype(jnp.float32), jnp.uint32)
+    key = jax.random.fold_in(jax.random.key(oracle.seed), bits)
     fields_at = partial(_whitened_fields, oracle)
     n_first, n_tissues = oracle.first.shape
     n_later = oracle.n_rounds * oracle.n_draws
