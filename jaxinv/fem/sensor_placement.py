@@ -23,7 +23,8 @@ def place_sensors(
     they are. An electrode or a contact reads the finite-element potential where it is. The field is
     minus the gradient recovered in the tissue there (`jaxinv.fem.recovery`), without its component along
     the surface's normal, which is zero under an insulated scalp. Derivatives in an electrode's or a
-    contact's position come from the recovered gradient too; an electrode moves along the surface.
+    contact's position come from the recovered gradient too, the field's from recovered second derivatives; an
+    electrode moves along the surface.
 
     Raises:
         ValueError: if a sensor lies farther than `max_distance` (m) from the surface, or a contact
@@ -40,7 +41,8 @@ def place_sensors(
         values, _ = shape_functions(head.mesh, cell, local_coordinates(head.mesh, cell, points))
         return _potentials(head.mesh.cells[cell], values, recovered, tangential)
     count, width = recovered.nodes.shape
-    slope = -np.einsum("exw,ekwy,eyz->exkz", tangential, recovered.hessian, tangential)
+    # the field stays tangential, but the normal turns along the scalp: nothing is projected but the move
+    slope = -np.einsum("ekxy,eyz->exkz", recovered.hessian, tangential)
     return SensorLoads(
         np.repeat(recovered.nodes, 3, axis=0),
         -np.swapaxes(recovered.gradient @ tangential, 1, 2).reshape(3 * count, width),

@@ -47,7 +47,9 @@ class LocalizedLoads:
             source, label, nodes, weights = block
             own = self.own[source]
             counts = jnp.where(label == own, 1, conductivity[label] / conductivity[own] - 1)
-            read = jnp.einsum("bkx,bkc->bxc", counts[:, None, None] * weights, potential[nodes])
+            read = jnp.einsum(
+                "bkx,bkc->bxc", counts[:, None, None] * weights, potential[nodes], precision="highest"
+            )
             return total.at[source].add(read), None
 
         total = jnp.zeros((len(self.own), 3, potential.shape[1]), potential.dtype)
@@ -65,7 +67,7 @@ class LocalizedLoads:
             place = jnp.searchsorted(near, sensors.nodes)
             found = jnp.take(near, place, mode="clip") == sensors.nodes
             at = jnp.where(found[..., None], jnp.take(singular, place, axis=0, mode="clip"), 0)
-            return jnp.einsum("ck,ckx->cx", sensors.weights, at)
+            return jnp.einsum("ck,ckx->cx", sensors.weights, at, precision="highest")
 
         read = jax.lax.map(of_source, (self.near, self.singular), batch_size=SOURCES)
         return (read / conductivity[self.own][:, None, None]).transpose(1, 0, 2)
@@ -122,7 +124,9 @@ class SubtractionLoads:
         at = self.points[sensors.nodes][:, :, None]
 
         def of_sources(positions):
-            return jnp.einsum("ck,cksx->csx", sensors.weights, singular_potential(at - positions))
+            return jnp.einsum(
+                "ck,cksx->csx", sensors.weights, singular_potential(at - positions), precision="highest"
+            )
 
         return self._in_order(
             [jax.lax.map(of_sources, group.positions) / conductivity[group.tissue] for group in self.groups]
@@ -146,14 +150,14 @@ class SubtractionLoads:
                 corners = self.points[cells]
                 current = contrast[labels][:, None, None] * _gradient(corners, potential[cells])
                 integrals = tetrahedron_integrals(corners, positions)
-                return total - jnp.einsum("bijs,bic->cjs", integrals, current), None
+                return total - jnp.einsum("bijs,bic->cjs", integrals, current, precision="highest"), None
 
             @jax.checkpoint
             def add_faces(total, block):
                 faces, weights = block
                 values = weights[:, None, None] * potential[faces]
                 integrals = triangle_flux_integrals(self.points[faces], positions)
-                return total - jnp.einsum("bkjs,bkc->cjs", integrals, values), None
+                return total - jnp.einsum("bkjs,bkc->cjs", integrals, values, precision="highest"), None
 
             total = jnp.zeros((potential.shape[1], 3, len(positions)), potential.dtype)
             total, _ = jax.lax.scan(add_cells, total, (group.cells, group.labels))
@@ -170,4 +174,4 @@ def _gradient(
     one, two, three = (corners[:, k] - corners[:, 0] for k in (1, 2, 3))
     slopes = jnp.stack([jnp.cross(two, three), jnp.cross(three, one), jnp.cross(one, two)], axis=1)
     slopes = slopes / (one * slopes[:, 0]).sum(axis=1)[:, None, None]
-    return jnp.einsum("bkx,bkc->bxc", slopes, potential[:, 1:] - potential[:, :1])
+    return jnp.einsum("bkx,bkc->bxc", slopes, potential[:, 1:] - potential[:, :1], precision="highest")

@@ -58,7 +58,8 @@ def tetrahedron_integrals(
     values = [_solid_angles(corners[:, face, :], distance[:, face, :], positions) for face in of_face]
     values += [_edge_integrals(corners[:, edge, :], distance[:, edge, :]) for edge in of_edge]
     directions = xp.stack([*of_face.values(), *of_edge.values()], axis=1)
-    return xp.einsum("bpij,bps->bijs", directions, xp.stack(values, axis=1)) / (4 * np.pi)
+    how = {} if xp is np else {"precision": "highest"}
+    return xp.einsum("bpij,bps->bijs", directions, xp.stack(values, axis=1), **how) / (4 * np.pi)
 
 
 def triangle_flux_integrals(

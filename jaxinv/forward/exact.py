@@ -295,8 +295,9 @@ class FemForward:
             start = jnp.zeros((self.stiffness.n_nodes, weights.nodes.shape[0]), self.conductivity.dtype)
             forward = self.replace(weights=weights, start=start)
         potential, report = _transfer(forward, conductivity)
-        if not isinstance(report.iterations, jax.core.Tracer):
-            _require_convergence(report, conductivity)
+        report, at = jax.lax.stop_gradient((report, conductivity))  # without what `grad` traces
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((report, at))):
+            _require_convergence(report, at)
         return potential
 
     def require_head(self) -> HeadModel:
@@ -319,13 +320,13 @@ STORED_TYPES = (
 )  # fmt: skip
 
 
-_solve = jax.jit(solve_poisson)
+solve = jax.jit(solve_poisson)
 
 
 def _transfer(forward: FemForward, conductivity):
     parameters, loads = forward.parameters(conductivity), forward.weights.columns(forward.stiffness.n_nodes)
     operator = (forward.stiffness, forward.hierarchy, parameters)
-    return _solve(*operator, loads, forward.start, forward.tolerance, MAX_ITERATIONS)
+    return solve(*operator, loads, forward.start, forward.tolerance, MAX_ITERATIONS)
 
 
 def _nominal(head: HeadModel) -> Conductivity:

@@ -36,9 +36,12 @@ def read_pytree(path: str | PathLike, kind: str, types: tuple[type, ...]) -> Any
         types: the dataclasses that it may hold.
 
     Raises:
+        OSError: if there is no such file, or it cannot be read.
         ValueError: if the file is truncated or holds something else.
     """
-    if not zipfile.is_zipfile(path):
+    with open(path, "rb") as file:
+        complete = zipfile.is_zipfile(file)
+    if not complete:
         raise ValueError(f"{path} does not hold a {kind}, or is truncated: make it again")
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -10,12 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxinv.fem.multigrid import Hierarchy, VCycle
-from jaxinv.fem.solve import solve_poisson
 from jaxinv.fem.stiffness import Stiffness
+from jaxinv.forward.exact import MAX_ITERATIONS, solve
 from jaxinv.forward.hypercircle import Hypercircle, build_hypercircle, square_root
 from jaxinv.forward.tissue_basis import TissueBasis, TissueMatrices
 
-MAX_ITERATIONS = 300
 # Relative residual of solutions, over the relative error in energy that the tolerance allows: what is left is
 # a few percent of the bound. Double precision reaches no less than the least.
 SOLVED_TO, LEAST_RESIDUAL = 4e-4, 1e-12
@@ -285,9 +284,6 @@ def _bordered(matrices, column):
     return grown
 
 
-_solve = jax.jit(solve_poisson)
-
-
 def solved(
     stiffness: Stiffness,
     hierarchy: Hierarchy,
@@ -303,7 +299,7 @@ def solved(
     Raises:
         RuntimeError: if a column does not converge; `at` says where.
     """
-    found, report = _solve(stiffness, hierarchy, parameters, loads, guess, residual, MAX_ITERATIONS)
+    found, report = solve(stiffness, hierarchy, parameters, loads, guess, residual, MAX_ITERATIONS)
     if not bool(report.converged.all()):
         raise RuntimeError(
             f"the solver did not converge {at}: the largest relative residual is "

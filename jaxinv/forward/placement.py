@@ -29,9 +29,11 @@ def place_sources(
     Positions may be traced: the loads then have their first derivative in them.
 
     Raises:
-        ValueError: for what the source model refuses, for traced positions with a source model that has no
-            derivative in them, and for other tissues than its own with a source model that takes none.
+        ValueError: for no source, for what the source model refuses, for traced positions with a source model
+            that has no derivative in them, and for other tissues than its own with a source model that takes
+            none.
     """
+    _require_some("sources", sources.positions)
     model = fem.SOURCE_MODELS[source_model]
     if tissues is not None:
         if source_model not in DIFFERENTIABLE:
@@ -58,7 +60,12 @@ def place_sources(
 
 
 def place_sensors(head: HeadModel, sensors: Sensors, dtype) -> SensorLoads:
-    """Loads of the channels; positions may be traced, as in `place_sources`."""
+    """Loads of the channels; positions may be traced, as in `place_sources`.
+
+    Raises:
+        ValueError: for no sensor, or what `fem.place_sensors` refuses.
+    """
+    _require_some("sensors", sensors.positions)
 
     def place(positions):
         return _cast(fem.place_sensors(head, sensors.at(np.asarray(positions))), dtype)
@@ -73,6 +80,11 @@ def place_sensors(head: HeadModel, sensors: Sensors, dtype) -> SensorLoads:
         jax.ShapeDtypeStruct((*shape, 3), dtype),
     )
     return _place_on_host(place, shapes, sensors.positions, 3 if is_field else 1)
+
+
+def _require_some(name, positions):
+    if len(positions) == 0:
+        raise ValueError(f"{name} is empty: give at least one")
 
 
 def _cast(loads, dtype):

@@ -256,7 +256,7 @@ class ReducedForward:
         own = self.sensors
         if (type(sensors), sensors.names, sensors.reference) != (type(own), own.names, own.reference):
             raise ValueError("sensors must be the electrodes of the build, moved: self.sensors.at(positions)")
-        shift = jnp.asarray(sensors.positions, self.tangents.dtype) - own.positions
+        shift = (jnp.asarray(sensors.positions) - own.positions).astype(self.tangents.dtype)
         distance = jnp.linalg.norm(shift, axis=1)
         limit = self.displacement * (1 + 1e-3)  # of rounding
         if not isinstance(distance, jax.core.Tracer) and (distance > limit).any():
@@ -287,16 +287,16 @@ class ReducedForward:
         conductivity = jnp.asarray(conductivity, self.conductivity.dtype)
         if isinstance(conductivity, jax.core.Tracer):
             return conductivity
-        if not (conductivity > 0).all():
-            raise ValueError(f"conductivity must be positive, in S/m; found {conductivity.tolist()}")
-        if not extrapolate:
-            outside = ~np.asarray(self._inside(conductivity))
+        known = np.asarray(conductivity)
+        if not (known > 0).all():
+            raise ValueError(f"conductivity must be positive, in S/m; found {known.tolist()}")
+        if not extrapolate and not isinstance(self.low, jax.core.Tracer):
+            low, high = np.asarray(self.low), np.asarray(self.high)
+            outside = ~_inside(known, low, high)
             if outside.any():
                 named = {
-                    name: f"{float(value):g} not in [{float(low):g}, {float(high):g}]"
-                    for name, value, low, high, o in zip(
-                        self.tissue_names, conductivity, self.low, self.high, outside
-                    )
+                    name: f"{own:g} not in [{least:g}, {most:g}]"
+                    for name, own, least, most, o in zip(self.tissue_names, known, low, high, outside)
                     if o
                 }
                 raise ValueError(
@@ -305,19 +305,20 @@ class ReducedForward:
                 )
         return conductivity
 
-    def _inside(self, conductivity):
-        slack = 1e-6  # single precision may round a corner outwards
-        return (conductivity >= self.low * (1 - slack)) & (conductivity <= self.high * (1 + slack))
-
     def _within_box(self, conductivity, extrapolate, values):
-        if extrapolate or not isinstance(conductivity, jax.core.Tracer):
+        if extrapolate or not any(isinstance(array, jax.core.Tracer) for array in (conductivity, self.low)):
             return values
-        return jnp.where(self._inside(conductivity).all(), values, jnp.nan)
+        return jnp.where(_inside(conductivity, self.low, self.high).all(), values, jnp.nan)
 
 
 STORED_TYPES = (
     Contacts, Electrodes, Hypercircle, ReducedForward, ReducedRows, SourceSpace, SurfaceField,
 )  # fmt: skip
+
+
+def _inside(conductivity, low, high):
+    slack = 1e-6  # single precision may round a corner outwards
+    return (conductivity >= low * (1 - slack)) & (conductivity <= high * (1 + slack))
 
 
 def _box(tissue_names, low, high):
@@ -363,6 +364,8 @@ def _check_displacement(forward: FemForward, displacement: float) -> None:
             f"only Electrodes can be moved along the scalp, not {type(forward.sensors).__name__}: build with "
             "displacement=0"
         )
+    if displacement > 0:
+        forward.require_head()
 
 
 def _training(low, high):
@@ -370,6 +373,6 @@ def _training(low, high):
     varying = np.flatnonzero(low < high)
     corners = np.tile(low, (2 ** len(varying), 1))
     for corner, picked in zip(corners, itertools.product((False, True), repeat=len(varying))):
-        corner[varying] = np.where(picked, high, low)[varying] if len(varying) else corner[varying]
+        corner[varying] = np.where(picked, high[varying], low[varying])
     sobol = qmc.Sobol(len(low), seed=0).random(TRAINING_CASES)
     return np.concatenate([corners, np.exp(np.log(low) + sobol * np.log(high / low))])

@@ -89,7 +89,7 @@ def _checked(positions, moments, electrodes, radii, conductivity, name="electrod
     _check_shapes({"positions": positions, "moments": moments, name: electrodes}, radii, conductivity)
     _check_values(positions, radii, conductivity)
     if conductivity.ndim == 1:
-        n_terms = 0 if len(radii) == 1 else _count_terms(positions, radii, jnp.ones((len(radii), 2)))
+        n_terms = 0 if len(radii) == 1 else _count_terms(positions, radii, np.ones((len(radii), 2)))
         conductivity = jnp.stack([conductivity, conductivity], axis=1)
     else:
         n_terms = _count_terms(positions, radii, conductivity)
@@ -117,7 +117,8 @@ def _is_known(*arrays) -> bool:
 
 def _check_values(positions, radii, conductivity) -> None:
     if _is_known(conductivity):
-        if not (np.asarray(conductivity) > 0).all():
+        conductivity = np.asarray(conductivity)
+        if not (conductivity > 0).all():
             raise ValueError(f"conductivity must be positive, in S/m, not {conductivity}")
         if conductivity.ndim == 2 and conductivity[-1, 0] != conductivity[-1, 1]:
             raise ValueError(
@@ -128,10 +129,11 @@ def _check_values(positions, radii, conductivity) -> None:
         raise ValueError(f"radii must be positive and decrease, outermost first, not {radii}")
     if _is_known(radii, positions):
         distance = np.linalg.norm(positions, axis=1)
-        outside = np.flatnonzero(~(distance < float(radii[-1])))
+        innermost = float(np.asarray(radii)[-1])
+        outside = np.flatnonzero(~(distance < innermost))
         if outside.size:
             raise ValueError(
-                f"{outside.size} positions lie outside the innermost layer of {float(radii[-1])} m, the "
+                f"{outside.size} positions lie outside the innermost layer of {innermost} m, the "
                 f"first is {outside[0]} at {distance[outside[0]]:.6g} m: move them inside"
             )
 
@@ -147,7 +149,7 @@ def _count_terms(positions, radii, conductivity) -> int:
         squeeze = np.sqrt(np.asarray(conductivity)[:-1, 1] / np.asarray(conductivity)[:-1, 0])
         ratio = float(np.prod((np.asarray(radii)[1:] / np.asarray(radii)[:-1]) ** squeeze))
     if _is_known(radii, positions):
-        ratio *= float(np.linalg.norm(positions, axis=1).max(initial=0)) / float(radii[-1])
+        ratio *= float(np.linalg.norm(positions, axis=1).max(initial=0)) / float(np.asarray(radii)[-1])
     eccentricity = np.clip(ratio, 0.1, None if _is_known(radii, positions) else TRACED_ECCENTRICITY)
     # the derivative of a degree-n polynomial brings a factor n², hence the margin
     terms = 1.4 * np.log(TRUNCATION) / np.log(eccentricity) + 10

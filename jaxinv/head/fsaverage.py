@@ -58,8 +58,8 @@ def fsaverage(resolution: float = 2.5e-3, *, sources: str | int = "ico5") -> tup
     """
     _check_arguments(resolution, sources)
     head = fsaverage_head(resolution)
-    space = volumetric_sources(head, sources) if isinstance(sources, int) else cortical_sources(head, sources)
-    return head, space
+    make = volumetric_sources if isinstance(sources, Integral) else cortical_sources
+    return head, make(head, sources)
 
 
 def fsaverage_head(resolution: float = 2.5e-3) -> HeadModel:
@@ -108,7 +108,12 @@ def mid_surface(subdivision: str = "ico5") -> SourceSpace:
     """The cortical source space where anatomy has it, before any source is moved.
 
     Left hemisphere first; `vertices` are numbers of fsaverage5 vertices, the right's from 10,242 on.
+
+    Raises:
+        ValueError: for an unknown subdivision.
     """
+    if subdivision not in ICO_VERTICES:
+        raise ValueError(f"subdivision must be one of {sorted(ICO_VERTICES)}, not {subdivision!r}")
     count = ICO_VERTICES[subdivision]
     parts = []
     for side, (pial, white, thickness) in enumerate(

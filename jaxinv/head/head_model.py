@@ -134,9 +134,12 @@ class HeadModel:
         """Reads what `save` wrote; needs neither mne nor nilearn.
 
         Raises:
+            OSError: if there is no such file, or it cannot be read.
             ValueError: if the file is truncated or holds something else.
         """
-        if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            complete = zipfile.is_zipfile(file)
+        if not complete:
             raise ValueError(f"{path} is not a head file, or is truncated: make it again")
         try:
             with np.load(path, allow_pickle=False) as file:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxinv.head.source_space import as_array
+
 FIELD_COMPONENTS = ("x", "y", "z")
 
 
@@ -37,6 +39,7 @@ class _Potentials:
     reference: str | tuple[float, ...] | None = "average"
 
     def __post_init__(self):
+        object.__setattr__(self, "positions", as_array(self.positions))
         object.__setattr__(self, "names", _default_names(self.positions, self.names))
         _check(self.positions, self.names)
         if self.reference is None or isinstance(self.reference, str):
@@ -142,6 +145,7 @@ class SurfaceField:
     names: tuple[str, ...] | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "positions", as_array(self.positions))
         object.__setattr__(self, "names", _default_names(self.positions, self.names))
         _check(self.positions, self.names)
 

@@ -7,6 +7,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 
+def as_array(value, dtype=np.float64):
+    """An array in place of a list, whose numbers JAX would take for leaves of their own."""
+    return np.asarray(value, dtype) if isinstance(value, list | tuple) else value
+
+
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True, eq=False)
 class SourceSpace:
@@ -33,6 +38,9 @@ class SourceSpace:
     thickness: Float[Array, " source"] | None = None
 
     def __post_init__(self):
+        for field in fields(self):
+            kind = np.int64 if field.name in ("faces", "vertices") else np.float64
+            object.__setattr__(self, field.name, as_array(getattr(self, field.name), kind))
         positions = np.shape(self.positions)
         if len(positions) != 2 or positions[1] != 3:
             raise ValueError(f"positions must have shape (source, 3), not {positions}")

@@ -10,6 +10,7 @@ memory, and `vmap` over vectors becomes more columns. On a CPU nothing scatters.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import sequential_vmap
 from jax.experimental import sparse
 from jax.extend.core import Primitive
@@ -48,6 +49,11 @@ def _run(values, indices, indptr, columns):
 
 
 def _abstract(values, indices, indptr, columns):
+    if values.dtype != columns.dtype or indices.dtype != np.int32 or indptr.dtype != np.int32:
+        raise TypeError(
+            "a matrix and the columns that it multiplies must be of one precision, its indices int32; found "
+            f"{values.dtype}, {columns.dtype}, {indices.dtype} and {indptr.dtype}"
+        )
     return columns.update(shape=(indptr.shape[0] - 1, columns.shape[1]))
 
 

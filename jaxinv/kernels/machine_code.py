@@ -6,6 +6,7 @@ whose records new fields are only added at the end); `call.ll.jinja` is that sid
 
 import ctypes
 import os
+import threading
 from functools import cache
 
 import jax
@@ -17,6 +18,7 @@ VECTOR = 64  # bytes: one register where registers are widest
 FLOATS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 _engines = {}  # own the machine code
+_lock = threading.Lock()  # threads may compile at once
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("jaxinv.kernels", ""), undefined=jinja2.StrictUndefined, autoescape=False
 )
@@ -31,14 +33,16 @@ def register(template: str, name: str, dtype: np.dtype, **variables) -> str:
         dtype: of the numbers, float32 or float64.
         variables: of the template, beside those of every template.
     """
-    if name not in _engines:
-        dtype = np.dtype(dtype)
-        assembly = _templates.get_template(template).render(
-            name=name, scalar=FLOATS[dtype], size=dtype.itemsize, threads=_n_cores(), **variables
-        )
-        _engines[name] = engine = _compiled(assembly)
-        address = ctypes.c_void_p(engine.get_function_address(name))
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
+    with _lock:
+        if name not in _engines:
+            dtype = np.dtype(dtype)
+            assembly = _templates.get_template(template).render(
+                name=name, scalar=FLOATS[dtype], size=dtype.itemsize, threads=_n_cores(), **variables
+            )
+            engine = _compiled(assembly)
+            address = ctypes.c_void_p(engine.get_function_address(name))
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
+            _engines[name] = engine
     return name
 
 

@@ -51,6 +51,15 @@ def weighted_solve(
     return jax.lax.custom_linear_solve(product, right, solve, symmetric=True)
 
 
+def _abstract(matrices, weights, right):
+    if not matrices.dtype == weights.dtype == right.dtype:
+        raise TypeError(
+            "matrices, weights and right-hand sides must be of one precision; found "
+            f"{matrices.dtype}, {weights.dtype} and {right.dtype}"
+        )
+    return right
+
+
 def _solve_one(matrix, right):
     return cho_solve(cho_factor(matrix, lower=True), right.T).T
 
@@ -111,7 +120,7 @@ def _lower_cpu(context, *arguments):
 
 weighted_solve_p = Primitive("weighted_solve")
 weighted_solve_p.def_impl(jax.jit(lambda *arguments: weighted_solve_p.bind(*arguments)))
-weighted_solve_p.def_abstract_eval(lambda matrices, weights, right: right)
+weighted_solve_p.def_abstract_eval(_abstract)
 batching.primitive_batchers[weighted_solve_p] = _batch
 mlir.register_lowering(weighted_solve_p, mlir.lower_fun(_solve, multiple_results=False))
 mlir.register_lowering(

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxinv.mesh.second_order import second_order
-from jaxinv.mesh.tetrahedra import mesh_level_sets
+from jaxinv.mesh.tetrahedra import mesh_level_sets, oriented
 from jaxinv.mesh.volume_mesh import VolumeMesh
 from jaxinv.mesh.voxels import voxel_mesh
 
@@ -86,7 +86,7 @@ def _tetrahedral(radii: Float[np.ndarray, " layer"], n_nodes: int) -> VolumeMesh
             tissue.append(np.full(len(blocks[-1]), label))
             inner, n = outer, n + len(directions)
     points = np.concatenate(points)
-    return VolumeMesh(points, _oriented(points, np.concatenate(blocks)), np.concatenate(tissue))
+    return VolumeMesh(points, oriented(points, np.concatenate(blocks)), np.concatenate(tissue))
 
 
 def _curved(mesh: VolumeMesh, inner: float) -> VolumeMesh:
@@ -128,9 +128,3 @@ def _split_prisms(lower, upper) -> Int[np.ndarray, "cell 4"]:
     """Three tetrahedra a prism. Corners sorted by node make the diagonals of shared faces agree."""
     (a, b, c), (d, e, f) = lower.T, upper.T
     return np.concatenate([np.stack(t, axis=1) for t in ((a, b, c, f), (a, b, e, f), (a, d, e, f))])
-
-
-def _oriented(points, cells) -> Int[np.ndarray, "cell 4"]:
-    corners = points[cells]
-    inverted = np.linalg.det(corners[:, 1:] - corners[:, :1]) < 0
-    return np.where(inverted[:, None], cells[:, [0, 2, 1, 3]], cells)

@@ -112,7 +112,7 @@ def bcc_lattice(
             ring.append(corner_id[tuple(at)].ravel())
         cells += [np.stack([one, other, ring[k], ring[(k + 1) % 4]], axis=1) for k in range(4)]
     cells = np.concatenate(cells)
-    return points, _oriented(points, cells)
+    return points, oriented(points, cells)
 
 
 def _evaluate(level_set, points, nodes, outer, film):
@@ -234,7 +234,8 @@ def _volumes(points, cells):
     return np.linalg.det(corners[:, 1:] - corners[:, :1]) / 6
 
 
-def _oriented(points, cells):
+def oriented(points, cells):
+    """The cells, with corners exchanged in those that were turned inside out."""
     return np.where(_volumes(points, cells)[:, None] < 0, cells[:, [1, 0, 2, 3]], cells)
 
 

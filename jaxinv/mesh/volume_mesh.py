@@ -1,5 +1,6 @@
 """A volume mesh with tissue labels that knows whether it is valid."""
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +17,10 @@ CORNER_FACES = {
     "hexahedron": ((0, 3, 2, 1), (4, 5, 6, 7), (0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7)),
 }
 # The three edges that leave each corner of a hexahedron, as a right-handed triple.
+HEXAHEDRON_PLACES = np.array(
+    [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1]], bool
+)
+HEXAHEDRON_RULE = 0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5  # Gauss points of the unit interval
 HEXAHEDRON_CORNERS = ((1, 3, 4), (2, 0, 5), (3, 1, 6), (0, 2, 7), (7, 5, 0), (4, 6, 1), (5, 7, 2), (6, 4, 3))
 
 
@@ -123,7 +128,19 @@ class VolumeMesh:
     @cached_property
     def volumes(self) -> Float[np.ndarray, " cell"]:
         """Volume of each cell with straight edges, in m³."""
-        return self.corner_volumes.mean(axis=1)
+        if self.element.startswith("tetra"):
+            return self.corner_volumes[:, 0]
+        corners, volumes = self.points[self.corner_cells], 0.0
+        for point in itertools.product(
+            HEXAHEDRON_RULE, repeat=3
+        ):  # the Jacobian is quadratic in each coordinate
+            ahead = np.where(HEXAHEDRON_PLACES, point, 1 - np.array(point))
+            slopes = [
+                np.where(HEXAHEDRON_PLACES[:, k], 1, -1) * np.prod(np.delete(ahead, k, axis=1), axis=1)
+                for k in range(3)
+            ]
+            volumes += np.linalg.det(np.einsum("kn,cnx->ckx", slopes, corners)) / 8
+        return volumes
 
     def count_components(self) -> int:
         """Number of pieces that share no node."""

@@ -186,6 +186,8 @@ def test_what_does_not_converge_raises_or_is_nan(forward, monkeypatch):
     with pytest.raises(RuntimeError, match=r"2 iterations the relative residual"):
         forward.leadfield(sigma)
     assert np.isnan(jax.jit(lambda f, s: f.leadfield(s))(forward, sigma)).any()
+    with pytest.raises(RuntimeError, match=r"2 iterations the relative residual"):
+        jax.grad(lambda s: forward.leadfield(s).sum())(sigma)
 
 
 def test_single_precision_is_as_good_as_its_tolerance(head, forward, sources, electrodes):

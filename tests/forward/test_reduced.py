@@ -137,6 +137,28 @@ def test_a_channel_that_is_the_reference_measures_nothing(head, sources, electro
     assert np.isfinite(reduced.error_bound(cases[0])).all()
 
 
+def test_a_tissue_of_known_conductivity_stays_as_it_is(forward):
+    low, high = LOW.copy(), HIGH.copy()
+    low[2] = high[2] = 1.79
+    reduced = ReducedForward.build(forward, low, high, tolerance=0.1, dtype="float64", progress=False)
+    sigma = np.sqrt(low * high)
+    true = errors(forward.leadfield(sigma), reduced.leadfield(sigma))
+    assert (true <= np.asarray(reduced.error_bound(sigma))).all()
+    with pytest.raises(ValueError, match="outside the box"):
+        reduced.leadfield(LOW)
+
+
+def test_conductivities_that_a_jitted_function_closes_over(reduced, cases):
+    sigma, current = jnp.asarray(cases[0]), jnp.ones(12)
+    found = jax.jit(lambda j: reduced.project(sigma, j))(current)
+    np.testing.assert_allclose(found, reduced.project(sigma, current), rtol=1e-9)
+    np.testing.assert_allclose(jax.jit(lambda: reduced.leadfield())(), reduced.leadfield(), rtol=1e-9)
+    np.testing.assert_allclose(
+        jax.jit(lambda r: r.leadfield(sigma))(reduced), reduced.leadfield(sigma), rtol=1e-9
+    )
+    assert np.isnan(jax.jit(lambda r: r.leadfield(3 * sigma))(reduced)).all()
+
+
 def test_derivatives_in_the_conductivity(reduced, cases):
     weights = np.random.default_rng(1).normal(size=(10, 12))
     scale = jnp.asarray(cases[0])
@@ -185,6 +207,22 @@ def test_projecting_onto_moved_electrodes(movable, cases):
     np.testing.assert_allclose(measured, leadfield @ current, rtol=1e-9)
 
 
+def test_moved_electrodes_keep_the_precision_of_the_rows(forward, movable, cases):
+    rows = jax.tree.map(
+        lambda a: a.astype(jnp.float32), (movable.potentials, movable.slopes, movable.tangents)
+    )
+    single = movable.replace(
+        potentials=rows[0],
+        slopes=rows[1],
+        tangents=rows[2],
+        conductivity=movable.conductivity.astype(jnp.float32),
+    )
+    moved = movable.sensors.at(movable.sensors.positions + 1e-3)
+    found, expected = (model.leadfield(cases[0], sensors=moved) for model in (single, movable))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
 def test_a_batch_has_conductivities_and_misses_of_its_own(movable, sources):
     """Every case, as in training: what it measures is near what electrodes in place would, and not equal."""
     activity, noise = HalfActiveMaps.build(sources, 20e-3), WhiteNoise((200.0, 200.0))
@@ -199,7 +237,9 @@ def test_a_batch_has_conductivities_and_misses_of_its_own(movable, sources):
     np.testing.assert_allclose(in_place.measurements, unmoved, rtol=1e-4, atol=1e-6 * np.abs(unmoved).max())
 
 
-def test_electrodes_that_cannot_be_moved_are_refused(movable, reduced, cases):
+def test_electrodes_that_cannot_be_moved_are_refused(movable, reduced, forward, cases):
+    with pytest.raises(ValueError, match="read from a file"):
+        build(forward.replace(head=None), displacement=4e-3)
     far = movable.sensors.at(movable.sensors.positions + np.array([0, 0, 5e-3]))
     with pytest.raises(ValueError, match=r"moved by 5\.0 mm, farther than displacement=0\.004"):
         movable.leadfield(cases[0], sensors=far)

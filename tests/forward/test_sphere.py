@@ -199,3 +199,15 @@ def test_bad_input_is_named(change, message):
     }
     with pytest.raises(ValueError, match=message):
         sphere_leadfield(**{**arguments, **change})
+
+
+def test_what_a_jitted_function_closes_over_may_be_jax_arrays():
+    positions, moments, electrodes = (jnp.asarray(0.05 * directions(3, k)) for k in range(3))
+    radii, conductivity = jnp.asarray(RADII), jnp.asarray(CONDUCTIVITY)
+    electrodes = electrodes / 0.05 * RADII[0]
+    for sigma in (conductivity, jnp.stack([conductivity, conductivity], axis=1)):
+        found = jax.jit(lambda s: sphere_leadfield(positions, moments, electrodes, radii, s))(sigma)
+        expected = sphere_leadfield(positions, moments, electrodes, radii, sigma)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        closed = jax.jit(lambda e: sphere_leadfield(positions, moments, e, radii, sigma))(electrodes)  # noqa: B023
+        np.testing.assert_allclose(closed, expected, rtol=1e-9)

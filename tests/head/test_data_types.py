@@ -172,3 +172,16 @@ def test_a_surface_field_has_three_channels_an_electrode():
 def test_bad_electrodes_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Electrodes(*arguments)
+
+
+def test_lists_become_arrays():
+    electrodes = Electrodes([[0, 0, 0.09], [0, 0.09, 0]])
+    sources = SourceSpace([[0, 0, 0], [0, 0, 1], [0, 1, 0]], faces=[[0, 1, 2]])
+    assert len(jax.tree.leaves(electrodes)) == 1
+    assert len(jax.tree.leaves(sources)) == 2
+    assert sources.faces.dtype == np.int64
+
+
+def test_a_file_that_is_not_there_is_not_called_damaged(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        HeadModel.load(tmp_path / "head.npz")

@@ -88,3 +88,10 @@ def test_other_platforms_lower_to_what_the_kernel_computes():
             *parts, columns, against, onto
         )
         assert "jaxinv_csr" not in exported.mlir_module()
+
+
+def test_two_precisions_in_one_product_are_refused():
+    matrix = sparse.eye_array(4, format="csr")
+    operands = (matrix.data, matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32))
+    with pytest.raises(TypeError, match="of one precision, its indices int32; found float64, float32"):
+        jax.jit(csr_product)(*operands, np.ones((4, 2), np.float32))

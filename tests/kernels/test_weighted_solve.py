@@ -95,3 +95,9 @@ def test_other_platforms_lower_to_what_the_kernel_computes():
             jnp.asarray(right, jnp.float32),
         )
         assert "jaxinv_weighted_solve" not in exported.mlir_module()
+
+
+def test_two_precisions_in_one_system_are_refused():
+    matrices, weights, right = systems(2, 2, 3, 1)
+    with pytest.raises(TypeError, match="of one precision; found float64, float64 and float32"):
+        weighted_solve(matrices, weights[0], right.astype(np.float32))

@@ -83,3 +83,9 @@ def test_a_node_without_a_cell_is_refused():
 def test_bad_arrays_are_named(points, cells, tissue, message):
     with pytest.raises(ValueError, match=message):
         VolumeMesh(points, cells, tissue)
+
+
+def test_a_frustum_has_its_volume():
+    square = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) - 0.5
+    points = np.vstack([np.c_[2 * square, np.zeros(4)], np.c_[square, np.ones(4)]])
+    assert VolumeMesh(points, [range(8)], [0]).volumes == pytest.approx([7 / 3], rel=1e-14)

@@ -1,6 +1,8 @@
 """Partial integration: the dipole's load on a node is the moment times the shape function's gradient."""
 
-from jaxinv.fem.elements import shape_functions
+import numpy as np
+
+from jaxinv.fem.elements import local_coordinates, shape_functions
 from jaxinv.fem.loads import SourceLoads
 from jaxinv.fem.source_models.placement import locate_sources
 from jaxinv.head.head_model import HeadModel
@@ -20,6 +22,7 @@ def partial_integration(head: HeadModel, sources: SourceSpace) -> SourceLoads:
     References:
         Yan, Nunez & Hart 1991, doi:10.1007/BF02442317.
     """
-    cell, local = locate_sources(head, sources)
+    cell, _ = locate_sources(head, sources)
+    local = local_coordinates(head.mesh, cell, np.asarray(sources.positions))
     _, gradients = shape_functions(head.mesh, cell, local)
     return SourceLoads(head.mesh.cells[cell], gradients)
