@@ -91,6 +91,9 @@ def _kernel(leadfield, data_cov, noise_cov, reg, normalisation, orientation):
     matrix = whitener(noise_cov).matrix
     factor = _data_whitener(matrix, data_cov, noise_cov, reg)
     columns = jnp.moveaxis(leadfield.reshape(n_channels, leadfield.shape[1], -1), 2, 0)
+    # in units of what is seen at most: float32 has no room for the squares that derivatives take
+    unit = jax.lax.stop_gradient(jnp.max(jnp.abs(_matmul(matrix, columns))))
+    columns = columns / unit
     both = _matmul(factor, matrix)
     seen = _matmul(both, columns)  # F W L: of squares G' D^-1 G
     filters = _matmul(_matmul(factor.T, both), columns)  # D^-1 G; where it is all that counts, the other goes
@@ -102,6 +105,8 @@ def _kernel(leadfield, data_cov, noise_cov, reg, normalisation, orientation):
         rows = _scalar_filter(*chosen, normalisation) * pick[:, None]
     else:
         rows = _vector_filter(seen, filters, normalisation)
+    if normalisation == "unit-gain":
+        rows = rows / unit
     kernel = jnp.moveaxis(_matmul(matrix.T, rows), 2, 0)
     kernel = jnp.where(jnp.isfinite(factor).all(), kernel, jnp.nan)
     return kernel.reshape(*leadfield.shape[1:], n_channels)
@@ -112,7 +117,7 @@ def _data_whitener(matrix, data_cov, noise_cov, reg):
     n_channels = len(matrix)
     cov = jnp.linalg.multi_dot([matrix, data_cov, matrix.T], precision="highest")
     projector = jnp.linalg.multi_dot([matrix, noise_cov, matrix.T], precision="highest")
-    mean = jnp.trace(cov) / n_channels
+    mean = jnp.trace(cov) / jnp.sum(jnp.any(noise_cov != 0, axis=1))  # over channels that are not excluded
     identity = jnp.eye(n_channels, dtype=cov.dtype)
     loaded = cov + mean * (reg * projector + identity - projector)
     factor = inverse_triangle((loaded + loaded.T) / 2)

@@ -28,7 +28,8 @@ def gap_from_products(
 ) -> Float[Array, ""]:
     """The same, from the residual's inner products with itself and with the target."""
     largest = jnp.max(norms)
-    inside = jnp.minimum(1, penalty / jnp.where(largest > 0, largest, 1))
+    beyond = largest > penalty
+    inside = jnp.where(beyond, penalty / jnp.where(beyond, largest, 1), 1)
     return misfit + 2 * penalties - inside * (2 * overlap - inside * misfit)
 
 

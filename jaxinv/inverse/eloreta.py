@@ -206,7 +206,7 @@ def _inverse_root(matrices, force_equal):
     if len(matrices) == 1:
         seen = matrices > 0
         return jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, matrices, 1)), 0)
-    root = inverse_power(matrices, 0.5, max(_RTOL, 10 * float(jnp.finfo(matrices.dtype).eps)))
+    root = inverse_power(matrices, 0.5, _RTOL)
     if not force_equal:
         return root
     trace = jnp.einsum("ijs,ijs->s", matrices, root, precision="highest")

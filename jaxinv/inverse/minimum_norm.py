@@ -163,5 +163,17 @@ def scaled_gram(
 ) -> tuple[Float[Array, "channel channel"], Float[Array, ""]]:
     """Covariance of the whitened signal, of trace `rank`, and what the source covariance is scaled by."""
     cov = _matmul(gain, spread.T)
-    scale = rank / jnp.trace(cov)
+    scale = rank * _reciprocal(jnp.trace(cov))
     return cov * scale, scale
+
+
+@jax.custom_jvp
+def _reciprocal(value):
+    return 1 / value
+
+
+@_reciprocal.defjvp
+def _reciprocal_jvp(primals, tangents):
+    """Without the square of the value, for which float32 has no room."""
+    inverse = 1 / primals[0]
+    return inverse, -(tangents[0] * inverse) * inverse

@@ -108,7 +108,8 @@ def patch_posterior(
         n_orders: sizes of patches.
         share: that each neighbour gets in a step of the diffusion that makes patches; see `patch_dictionary`.
         n_patches: that may be active at once.
-        learn_noise: the noise is known up to a factor only, which is sampled too.
+        learn_noise: the noise is known up to a factor only, which is sampled too, between 1 and 120 % of
+            the measurements' power. Noise that is given counts as a ten thousandth of it at least.
         n_chains: sampled beside one another.
         n_sweeps: of each chain, with those of the burn-in, through which it cools down.
         n_burn_in: sweeps that do not count.

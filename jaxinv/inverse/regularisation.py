@@ -103,9 +103,10 @@ def _spectrum(leadfield, noise_cov, measurements, prior):
     variance, vectors = jnp.linalg.eigh(gram)
     white = _matmul(noise.matrix, measurements.reshape(n_channels, -1))
     power = jnp.sum(_matmul(vectors.T, white) ** 2, axis=1)
-    # Where there is no noise there is no signal either: those eigenvalues are zero, and so the lowest.
+    # Where there is no noise there is no signal either: as many of the lowest eigenvalues are zero. Their
+    # vectors are any of those of zero signal, so that the power stays; where noise is missing there is none.
     kept = (jnp.arange(n_channels) >= n_channels - noise.rank).astype(gram.dtype)
-    return RegularisationSpectrum(jnp.maximum(variance, 0) * kept, power * kept, kept)
+    return RegularisationSpectrum(jnp.maximum(variance, 0) * kept, power, kept)
 
 
 def choose_snr(
@@ -152,7 +153,8 @@ def choose_snr(
         depth=depth, loose=loose, normals=normals, source_variance=source_variance,
     )  # fmt: skip
     tried = jnp.geomspace(0.03, 100, 200) if tried is None else jnp.sort(jnp.asarray(tried))
-    if not isinstance(tried, jax.core.Tracer) and (tried.ndim != 1 or not (tried > 0).all()):
+    known = not isinstance(tried, jax.core.Tracer)
+    if tried.ndim != 1 or not tried.size or (known and not (tried > 0).all()):
         raise ValueError("tried must be a vector of positive ratios")
     if not isinstance(spectrum.power, jax.core.Tracer) and not spectrum.power.any():
         raise ValueError("measurements are zero: there is nothing to choose a signal-to-noise ratio by")

@@ -35,7 +35,7 @@ def eigen(matrix: Float[Array, "3 3 source"]) -> tuple[Float[Array, "3 source"],
 def inverse_power(
     matrix: Float[Array, "3 3 source"], power: float, rtol: float
 ) -> Float[Array, "3 3 source"]:
-    """A matrix to the power of −`power`, without eigenvalues below `rtol` times the largest, or zero.
+    """A matrix to the power of −`power`, without eigenvalues below `rtol` times the largest or its rounding.
 
     Differentiable for powers 1 and 1/2, also where eigenvalues coincide; what is left out stays left out.
     """
@@ -60,7 +60,8 @@ def _inverse_power_jvp(power, rtol, primals, tangents):
 
 def _inverse_values(matrix, rtol):
     values, vectors = eigen(matrix)
-    kept = values > rtol * jnp.max(values, axis=0)
+    least = max(rtol, 10 * float(jnp.finfo(matrix.dtype).eps))
+    kept = values > least * jnp.max(values, axis=0)
     return jnp.where(kept, 1 / jnp.where(kept, values, 1), 0), vectors
 
 

@@ -13,6 +13,7 @@ def check_leadfield(leadfield: Float[Array, "channel source"] | Float[Array, "ch
     shape = np.shape(leadfield)
     if not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)) or 0 in shape:
         raise ValueError(f"leadfield must have shape (channel, source) or (channel, source, 3), not {shape}")
+    _check_floating("leadfield", leadfield)
     check_finite("leadfield", leadfield)
     if not isinstance(leadfield, jax.core.Tracer) and not np.asarray(leadfield).any():
         raise ValueError("leadfield is zero everywhere: no source can be seen")
@@ -30,6 +31,7 @@ def check_covariance(name: str, cov: Float[Array, "channel channel"], n_channels
             f"{name} must have shape {(n_channels, n_channels)}, the leadfield's channels; "
             f"not {np.shape(cov)}"
         )
+    _check_floating(name, cov)
     if isinstance(cov, jax.core.Tracer):
         return
     check_finite(name, cov)
@@ -41,6 +43,11 @@ def check_covariance(name: str, cov: Float[Array, "channel channel"], n_channels
     spectrum = np.linalg.eigvalsh(cov)
     if spectrum[0] < -_SYMMETRY * spectrum[-1]:
         raise ValueError(f"{name} has a negative eigenvalue, {spectrum[0]:g} V²: it is no covariance")
+
+
+def _check_floating(name, values) -> None:
+    if jnp.issubdtype(jnp.result_type(values), jnp.integer):
+        raise ValueError(f"{name} is of integers: give {name}.astype(float)")
 
 
 def check_finite(name: str, values: Float[Array, "..."]) -> None:

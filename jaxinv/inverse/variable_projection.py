@@ -13,6 +13,7 @@ Leadfield = Callable[[Float[Array, "dipole 3"]], Float[Array, "channel dipole 3"
 
 _matmul = partial(jnp.matmul, precision="highest")
 
+_SETTLED = 1e-4  # change of a direction that counts as none
 _RTOL = 1e-9  # of singular values: a direction of the dipoles that is seen less is not seen
 _LONGEST = 10e-3  # m, of a step: the derivative says little of what is farther
 _DAMPING = 1e-3  # at first, as a share of the diagonal; ten times more after a step that failed
@@ -87,7 +88,8 @@ def refine(
     here, problem, damping = start, linearise(leadfield, target, start), _DAMPING
     for iteration in range(1, max_iterations + 1):
         there = here.moved(problem.step(damping).reshape(len(here.positions), -1))
-        if np.linalg.norm(there.positions - here.positions, axis=1).max() <= tolerance:
+        settled = here.directions is None or np.abs(there.directions - here.directions).max() <= _SETTLED
+        if settled and np.linalg.norm(there.positions - here.positions, axis=1).max() <= tolerance:
             return here, problem, iteration, True
         if inside(there.positions).all():
             next_problem = linearise(leadfield, target, there)

@@ -1,5 +1,6 @@
 """FieldTrip's segmentations as arrays."""
 
+import zlib
 from os import PathLike
 
 import numpy as np
@@ -26,7 +27,7 @@ def read_segmentation(path: str | PathLike) -> tuple[Int[np.ndarray, "x y z"], F
     with open(path, "rb") as file:
         try:
             content = loadmat(file, squeeze_me=True, struct_as_record=False)
-        except (MatReadError, NotImplementedError, OSError, ValueError) as error:
+        except (MatReadError, NotImplementedError, OSError, ValueError, zlib.error) as error:
             raise ValueError(f"{path} is no MATLAB file up to version 7, or is damaged: {error}") from error
     needed = ("seg", "transform", "unit")
     for volume in (value for name, value in content.items() if not name.startswith("__")):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxinv.inverse import lcmv, whitener
+from jaxinv.inverse import exclude_channels, lcmv, whitener
 
 NORMALISATIONS = ["unit-gain", "unit-noise-gain", "unit-noise-gain-invariant"]
 
@@ -221,3 +221,34 @@ def test_float32_stays_float32_and_costs_little(orientation):
 def test_what_cannot_be_filtered_is_refused(data_cov, options, message):
     with pytest.raises(ValueError, match=message):
         lcmv(np.ones((3, 4)), data_cov, np.eye(3), **options)
+
+
+def test_derivatives_in_float32_at_physical_units():
+    """Unit gain is inverse to the leadfield's scale."""
+    leadfield = jnp.float32(1e3 * np.random.default_rng(0).normal(size=(20, 5)))
+    cov = jnp.float32(1e-14 * np.eye(20))
+
+    def total(scale):
+        return jnp.sum(lcmv(scale * leadfield, cov, cov, normalisation="unit-gain").kernel)
+
+    found, value = float(jax.grad(total)(jnp.float32(1))), float(total(jnp.float32(1)))
+    assert found == pytest.approx(-value, rel=1e-4)
+
+
+def test_an_orientation_that_is_not_seen_stays_so_in_float32():
+    rng, unseen = np.random.default_rng(0), np.array([0.48, 0.6, 0.64])
+    leadfield = rng.normal(size=(20, 50, 3)) @ (np.eye(3) - np.outer(unseen, unseen))
+    arrays = (np.float32(a) for a in (leadfield, 2 * np.eye(20), np.eye(20)))
+    kernel = np.asarray(lcmv(*arrays, normalisation="unit-gain").kernel)
+    assert np.abs(np.einsum("sic,i->sc", kernel, unseen)).max() < 1e-5 * np.abs(kernel).max()
+
+
+def test_a_channel_that_is_excluded_does_not_change_the_loading():
+    rng, kept = np.random.default_rng(0), np.delete(np.arange(12), 4)
+    leadfield, data_cov = rng.normal(size=(12, 30)), np.cov(rng.normal(size=(12, 200)))
+    whole, part = np.eye(12) - 1 / 12, np.eye(11) - 1 / 11
+    noise_cov = exclude_channels(whole, [4])
+    found = lcmv(whole @ leadfield, whole @ data_cov @ whole, noise_cov, normalisation="unit-gain").kernel
+    rest = part @ data_cov[np.ix_(kept, kept)] @ part
+    expected = lcmv(part @ leadfield[kept], rest, part, normalisation="unit-gain").kernel
+    np.testing.assert_allclose(found[:, kept], expected, atol=1e-10 * np.abs(expected).max())

@@ -263,3 +263,11 @@ def test_channels_may_be_excluded_by_a_mask():
 def test_channels_without_a_common_reference_are_left_as_they_are():
     cov = inverse.exclude_channels(2 * np.eye(4), [1], rereference=False)
     np.testing.assert_array_equal(cov, 2 * np.diag([1.0, 0, 1, 1]))
+
+
+def test_integers_are_refused(case):
+    build, leadfield, noise_cov, data = case
+    with pytest.raises(ValueError, match=r"give leadfield\.astype\(float\)"):
+        build(np.round(9 * leadfield).astype(int), noise_cov, data)
+    with pytest.raises(ValueError, match=r"give noise_cov\.astype\(float\)"):
+        build(leadfield, np.eye(N_CHANNELS, dtype=int), data)

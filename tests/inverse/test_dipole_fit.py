@@ -234,3 +234,13 @@ def test_levels_are_shares(sphere):
     data = sphere.dipole_leadfield(TRUTH[:1])[:, 0] @ jnp.array([1e-8, 2e-8, 0.0])
     with pytest.raises(ValueError, match="level"):
         dipole_fit(sphere, NOISE).solve(data).ellipsoid(95)
+
+
+def test_directions_settle_where_the_positions_need_no_step(sphere):
+    """Two dipoles that lie on sources, of fixed and unlike directions."""
+    positions, turned = sphere.sources.positions[[10, 60]], directions(2, 5)
+    moments = 2e-8 * np.random.default_rng(1).normal(size=(2, 5))
+    data = np.einsum("cdx,dx,dt->ct", sphere.dipole_leadfield(positions), turned, moments)
+    fit = dipole_fit(sphere, NOISE, n_dipoles=2, orientation="fixed").solve(data)
+    assert fit.converged
+    assert 1 - fit.goodness_of_fit < 1e-7

@@ -284,3 +284,16 @@ def test_zero_measurements_give_zero(problem):
 def test_what_cannot_be_inverted_is_refused(leadfield, cov, options, message):
     with pytest.raises(ValueError, match=message):
         minimum_norm(leadfield, cov, **options)
+
+
+@pytest.mark.parametrize("method", ["MNE", "dSPM", "sLORETA"])
+def test_derivatives_in_float32_at_physical_units(method):
+    """Their squares exceed what float32 holds. A minimum norm is inverse to the scale of the leadfield."""
+    leadfield = jnp.float32(100 * np.random.default_rng(0).normal(size=(32, 500)))
+    noise_cov = jnp.float32(1e-12 * np.eye(32))
+
+    def total(scale):
+        return jnp.sum(minimum_norm_kernel(scale * leadfield, noise_cov, method=method)[0])
+
+    found, value = float(jax.grad(total)(jnp.float32(1))), float(total(jnp.float32(1)))
+    assert found == pytest.approx(-value if method == "MNE" else 0, abs=1e-3 * abs(value))

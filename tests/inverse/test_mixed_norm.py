@@ -341,3 +341,10 @@ def test_derivatives_are_those_of_what_was_found(key):
     _, slope = jax.jvp(solve, (0.0,), (1.0,))
     central = (solve(1e-4) - solve(-1e-4)) / 2e-4
     np.testing.assert_allclose(slope, central, atol=1e-5 * np.abs(central).max())
+
+
+def test_a_reweighting_that_leaves_nothing_is_zero():
+    estimator = mixed_norm(np.eye(4), np.eye(4), alpha=0.9, n_reweightings=10)
+    found = estimator.solve(np.array([3.0, 0, 0, 0]))
+    assert found.converged
+    assert not found.current.any()

@@ -139,3 +139,13 @@ def test_float32_makes_nearly_the_same_choice(problem, free):
 def test_what_says_nothing_is_refused(problem, data, options, message):
     with pytest.raises(ValueError, match=message):
         choose_snr(*problem[:2], data, **options)
+
+
+def test_no_power_is_lost_where_few_sources_are_seen():
+    rng, reference = np.random.default_rng(0), np.eye(8) - 1 / 8
+    leadfield, measurements = reference @ rng.normal(size=(8, 1)), reference @ rng.normal(size=8)
+    white = whitener(reference).matrix @ measurements
+    power = spectrum_of(leadfield, reference, measurements).power
+    np.testing.assert_allclose(power.sum(), white @ white, rtol=1e-9)
+    with pytest.raises(ValueError, match="vector of positive ratios"):
+        choose_snr(leadfield, reference, measurements, tried=[])

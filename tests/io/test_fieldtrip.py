@@ -32,6 +32,12 @@ def test_a_file_without_a_segmentation_is_refused(tmp_path):
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(ValueError, match="damaged"):
         read_segmentation(path)
+    savemat(path, {"mri": volume()}, do_compression=True)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 255  # of a checksum
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        read_segmentation(path)
     path.write_bytes(b"no MATLAB file at all" * 20)
     with pytest.raises(ValueError, match=r"seg\.mat"):
         read_segmentation(path)
