@@ -9,13 +9,14 @@ is timed; where its stopping rule cannot be given there, its solver is called wi
 "difference" of the results is relative to the largest value. Keep the machine idle.
 
 invertmeeg has sparse solvers of its own, for fixed orientation. Its mixed norm is stopped at the duality gap
-of ours, its sparse Bayes by its own rule, from the same start and with the same pruning; the table shows the
-cost that each has reached (lower is better).
+of ours. Its sparse Bayes has the start and the pruning of ours and is stopped by its own rule, ours with the
+loosest tolerance that reaches the same cost, or a lower one.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,7 @@ jax.config.update("jax_enable_x64", True)
 
 SNR = 3.0
 BATCH = 256
+TOLERANCES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6)
 GAP = 1e-4 / 2  # of mixed norms, over the squared norm of the whitened data
 CASES = ("kernels", "eloreta", "apply", "sparse", "bayes", "scan", "invertmeeg", "batch")
 
@@ -339,12 +341,12 @@ def invertmeeg(options) -> list[dict]:
         problem = Problem(options.montage, options.sparse_sources, 20)
         gain, white = problem.white("fixed")
         start = np.sqrt(np.sum(white**2) / white.shape[1] / np.sum(gain**2))
-        estimator = inverse.sparse_bayes(
-            problem.leadfields["fixed"], problem.noise_cov, update=update, tolerance=1e-6
-        )
 
-        def ours():
-            return estimator.solve(problem.data).variance
+        def ours(tolerance):
+            arrays = problem.leadfields["fixed"], problem.noise_cov
+            return (
+                inverse.sparse_bayes(*arrays, update=update, tolerance=tolerance).solve(problem.data).variance
+            )
 
         def theirs():
             found = sbl_iterate(start * gain, white, np.eye(len(white)), rule, pruning_thresh=1e-6)
@@ -357,7 +359,9 @@ def invertmeeg(options) -> list[dict]:
             fit = np.sum(white * np.linalg.solve(covariance, white)) / white.shape[1]
             return (fit + np.linalg.slogdet(covariance)[1]) / 2
 
-        return against_it(f"sparse Bayes, {update}", ours, theirs, cost)
+        goal = cost(theirs())
+        tolerance = next((t for t in TOLERANCES if cost(ours(t)) <= goal), TOLERANCES[-1])
+        return against_it(f"sparse Bayes, {update}, to {tolerance:g}", partial(ours, tolerance), theirs, cost)
 
     def rap_music():
         problem = Problem(options.montage, options.sources, 20)

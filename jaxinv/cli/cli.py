@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import NoReturn
 
@@ -106,7 +106,7 @@ def _run_of(command: Command, console: Console) -> Iterator[tuple[RunDirectory, 
         config = command.config
         run = RunDirectory.begin(command.directory or new_run_path(command.preset), config)
     console.print(f"everything is written to [bold]{run.path}[/]")
-    with run.log_file(logger):
+    with nullcontext() if isinstance(command, Evaluate) else run.alone(), run.log_file(logger):
         try:
             yield run, config
         except KeyboardInterrupt as stop:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from jaxinv.cli.config import RunConfig
 from jaxinv.cli.config_file import differences, read_config, write_config
 from jaxinv.cli.json_file import read_json, write_json
@@ -104,6 +106,25 @@ class RunDirectory:
         return True
 
     @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other process builds or trains here meanwhile; the end of this one gives the directory free.
+
+        Raises:
+            ValueError: if another one is at work.
+        """
+        lock = FileLock(self.path / ".lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ValueError(
+                f"another process is at work in {self.path}: wait for its end, or choose another --directory"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
     def log_file(self, logger: logging.Logger) -> Iterator[None]:
         """Append what is logged, tracebacks of errors included, to `run.log`."""
         handler = logging.FileHandler(self.log, encoding="utf-8")
@@ -126,7 +147,8 @@ class RunDirectory:
         but has not been trained is gone on with.
 
         Raises:
-            ValueError: if the path holds something that is not a run of jaxinv, or cannot be written to.
+            ValueError: if the path holds something that is not a run of jaxinv, or one that another process
+                is at work on, or cannot be written to.
         """
         run = cls(path)
         with writing_to(path):
@@ -134,7 +156,8 @@ class RunDirectory:
                 if not run.is_trained and not differences(read_config(run.config), config):
                     return run
                 moved = _free_name(path, datetime.fromtimestamp(run.config.stat().st_mtime))
-                path.rename(moved)
+                with run.alone():
+                    path.rename(moved)
                 logger.warning("%s held an earlier run, which is now in %s", path, moved)
             path.mkdir(parents=True, exist_ok=True)
             write_config(run.config, config)

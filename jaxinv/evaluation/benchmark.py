@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxinv.evaluation.calibration import PlattScaling, activity_score, choose_threshold
-from jaxinv.evaluation.case_metrics import LEVEL, case_metrics, pooled_metrics
+from jaxinv.evaluation.case_metrics import LEVEL, case_metrics, case_skills, pooled_metrics
 from jaxinv.evaluation.entrants import Entrant, StandardisedEstimator, as_pytree
 from jaxinv.evaluation.intervals import Interval, mean_interval
 from jaxinv.evaluation.problem import Problem
@@ -139,10 +139,10 @@ def judged(
             cases.activity[of_head], probability[of_head], prediction[of_head],
             problem.heads[head].nodes, problem.node_volume, score=score[of_head],
             focal=None if problem.focal is None else problem.focal.take(of_head),
-            prior=problem.mean_activity,
         )  # fmt: skip
         for key, value in found.items():
             values.setdefault(key, np.full(len(heads), np.nan))[of_head] = value
+    values["skill"] = case_skills(values["bce"], cases.activity, problem.mean_activity)
     return values
 
 

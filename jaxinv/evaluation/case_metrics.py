@@ -91,7 +91,6 @@ def case_metrics(
     *,
     score: Float[Array, "case source"] | None = None,
     focal: FocalTruth | None = None,
-    prior: Float[np.ndarray, " source"] | None = None,
 ) -> dict[str, Float[np.ndarray, " case"]]:
     """Every metric that can be computed, for every case, in SI units.
 
@@ -103,7 +102,6 @@ def case_metrics(
         node_volume: the paper's mean volume of a node, in m³.
         score: what orders the sources, 0 or more where `focal` is given; the probability when None.
         focal: true sources, where they are few: errors of peaks, dispersion and transport.
-        prior: probability of each source before anything is measured; the skill is against it.
     """
     score = jnp.asarray(probability if score is None else score, jnp.float32)
     label = jnp.asarray(label, jnp.float32)
@@ -121,10 +119,23 @@ def case_metrics(
         transport = partial(metrics.earth_movers_distance, positions=np.asarray(positions))
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # POT lets go of Python's lock
             values["earth_movers_distance"] = list(pool.map(transport, np.asarray(label), np.asarray(score)))
-    if prior is not None:
-        reference = jax.vmap(metrics.binary_cross_entropy, in_axes=(0, None))(label, jnp.asarray(prior))
-        values["skill"] = metrics.skill(np.asarray(values["bce"]), float(jnp.mean(reference)))
     return {m.key: np.asarray(values[m.key], dtype=np.float64) for m in METRICS if m.key in values}
+
+
+def case_skills(
+    loss: Float[np.ndarray, " case"],
+    label: Num[Array, "case source"],
+    prior: Float[np.ndarray, " source"],
+) -> Float[np.ndarray, " case"]:
+    """What each case adds to the skill against what is known of the sources before anything is measured.
+
+    The skill is one minus a ratio of two means over the same cases. Its mean over these values is exact, and
+    their spread is that of the ratio to first order: a case that is hard for both counts for neither.
+    """
+    label, prior = jnp.asarray(label, jnp.float32), jnp.asarray(prior, jnp.float32)
+    reference = np.asarray(jax.vmap(metrics.binary_cross_entropy, (0, None))(label, prior), np.float64)
+    skill = metrics.skill(loss.mean(), reference.mean())
+    return skill - (loss - (1 - skill) * reference) / reference.mean()
 
 
 def pooled_metrics(

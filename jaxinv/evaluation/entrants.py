@@ -109,12 +109,6 @@ def baselines(*, lasso_cases: int = 100, smooth: bool = True) -> tuple[Entrant, 
         smooth: whether the covariance of the currents is known.
     """
 
-    def minimum_norm_entrant(method: str) -> Entrant:
-        def make(given, snr):
-            return minimum_norm(given.leadfield, given.noise_cov, snr=snr, method=method)
-
-        return Entrant(method, standardised(make), SNR_GRID, "snr")
-
     found = (
         minimum_norm_entrant("MNE"),
         minimum_norm_entrant("sLORETA"),
@@ -123,6 +117,15 @@ def baselines(*, lasso_cases: int = 100, smooth: bool = True) -> tuple[Entrant, 
     if not smooth:
         return found
     return (*found, Entrant("MNE, true smoothness", standardised(smooth_minimum_norm), SNR_GRID, "snr"))
+
+
+def minimum_norm_entrant(method: str) -> Entrant:
+    """A minimum norm of fixed orientation on the leadfield that is given."""
+
+    def make(given, snr):
+        return minimum_norm(given.leadfield, given.noise_cov, snr=snr, method=method)
+
+    return Entrant(method, standardised(make), SNR_GRID, "snr")
 
 
 def _lasso(given: Given, alpha: float) -> Estimator:

@@ -1,17 +1,35 @@
 """Results on the disk: every metric of every case, so that any interval can be computed again."""
 
+import importlib.metadata
 import json
+import os
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jaxinv.evaluation.benchmark import Result
 from jaxinv.whole_file import whole_file
 
+PACKAGES = ("jaxinv", "jax", "jaxlib", "numpy", "scipy", "mne", "POT")
+
+
+def provenance() -> dict[str, dict]:
+    """What results made now are made with."""
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "device": jax.devices()[0].device_kind,
+        },
+    }
+
 
 def save_results(path: str | Path, results: Sequence[Result]) -> None:
-    """Write results as JSON, whole or not at all; probabilities are left out."""
+    """Write results as JSON, whole or not at all, with their provenance; probabilities are left out."""
     rows = [
         {
             "name": result.name,
@@ -25,7 +43,8 @@ def save_results(path: str | Path, results: Sequence[Result]) -> None:
         for result in results
     ]
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(rows, allow_nan=False) + "\n", encoding="utf-8")
+        content = {**provenance(), "results": rows}
+        partial.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def load_results(path: str | Path) -> list[Result]:
@@ -35,7 +54,7 @@ def load_results(path: str | Path) -> list[Result]:
         ValueError: if the file is not there or not such a file.
     """
     try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))["results"]
         return [
             Result(**{**row, "metrics": {key: np.array(values, dtype=np.float64)
                                          for key, values in row["metrics"].items()}})
@@ -43,6 +62,12 @@ def load_results(path: str | Path) -> list[Result]:
         ]  # fmt: skip
     except (OSError, json.JSONDecodeError, TypeError, KeyError) as error:
         raise ValueError(f"path={str(path)!r} holds no results of an evaluation: {error}") from error
+
+
+def load_provenance(path: str | Path) -> dict[str, dict]:
+    """What the results that `save_results` wrote were made with."""
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    return {key: content[key] for key in ("versions", "machine")}
 
 
 def _numbers(values):

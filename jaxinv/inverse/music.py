@@ -43,12 +43,14 @@ class MusicEstimator:
 
     Attributes:
         gain: whitened leadfield over its largest entry, (orientation, channel, source).
+        products: of each source's columns with one another.
         whitener: of the noise, in 1/V.
         n_dipoles: dimension of the signal subspace.
         free: whether the orientation is free.
     """
 
     gain: Float[Array, "orientation channel source"]
+    products: Float[Array, "orientation orientation source"]
     whitener: Float[Array, "channel channel"]
     n_dipoles: int = flax.struct.field(pytree_node=False)
     free: bool = flax.struct.field(pytree_node=False)
@@ -69,6 +71,7 @@ class RapMusicEstimator:
 
     Attributes:
         gain: whitened leadfield over `scale`, (orientation, channel, source).
+        products: of each source's columns with one another.
         whitener: of the noise, in 1/V.
         colouring: pseudo-inverse of the whitener, in V.
         scale: of the whitened leadfield, in 1/(A m).
@@ -78,6 +81,7 @@ class RapMusicEstimator:
     """
 
     gain: Float[Array, "orientation channel source"]
+    products: Float[Array, "orientation orientation source"]
     whitener: Float[Array, "channel channel"]
     colouring: Float[Array, "channel channel"]
     scale: Float[Array, ""]
@@ -134,8 +138,8 @@ def music(
     References:
         Mosher et al. 1992, doi:10.1109/10.141192.
     """
-    gain, matrix, _, _ = _checked(leadfield, noise_cov, n_dipoles)
-    return MusicEstimator(gain, matrix, index(n_dipoles), jnp.ndim(leadfield) == 3)
+    gain, products, matrix, _, _ = _checked(leadfield, noise_cov, n_dipoles)
+    return MusicEstimator(gain, products, matrix, index(n_dipoles), jnp.ndim(leadfield) == 3)
 
 
 def rap_music(
@@ -193,7 +197,8 @@ def _prepare(leadfield, noise_cov):
     columns = jnp.moveaxis(leadfield.reshape(*leadfield.shape[:2], -1), 2, 0)
     gain = _matmul(matrix, columns)
     scale = jnp.max(jnp.abs(gain))
-    return gain / scale, matrix, _matmul(noise_cov, matrix.T), scale
+    gain = gain / scale
+    return gain, gram(gain, gain), matrix, _matmul(noise_cov, matrix.T), scale
 
 
 def _check(measurements, n_channels, n_dipoles):
@@ -207,20 +212,22 @@ def _check(measurements, n_channels, n_dipoles):
 def _scan(estimator, measurements):
     white = _matmul(estimator.whitener, measurements.reshape(len(measurements), -1))
     subspace = _signal_subspace(white, estimator.n_dipoles)
-    correlation, orientation = _correlate(estimator.gain, subspace, _power(estimator.gain))
+    inside = _matmul(subspace.T, estimator.gain)
+    correlation, orientation = _correlate(inside, estimator.products, jnp.trace(estimator.products))
     return (correlation * orientation).T if estimator.free else correlation
 
 
 @jax.jit
 def _find(estimator, measurements):
-    gain, free = estimator.gain, estimator.free
+    """Without what is left of every source's columns: their products with what was found suffice."""
+    gain, free, left_over = estimator.gain, estimator.free, estimator.products
     white = _matmul(estimator.whitener, measurements.reshape(len(measurements), -1))
     signal = _signal_subspace(white, estimator.n_dipoles)
-    power = _power(gain)
-    rest, subspace, basis = gain, signal, jnp.zeros((len(white), 0), white.dtype)
+    power, inside = jnp.trace(left_over), _matmul(signal.T, gain)
+    basis = jnp.zeros((len(white), 0), white.dtype)
     found = []
     for k in range(estimator.n_dipoles):
-        correlation, orientation = _correlate(rest, subspace, power)
+        correlation, orientation = _correlate(inside, left_over, power)
         best = jnp.argmax(correlation)
         direction = _upright(orientation[:, best])
         topography = _matmul(gain[:, :, best].T, direction)
@@ -229,10 +236,15 @@ def _find(estimator, measurements):
         left = left - _matmul(basis, _matmul(basis.T, left))
         left = jnp.where(correlation[best] > 0, left / jnp.linalg.norm(left), 0)
         basis = jnp.concatenate([basis, left[:, None]], axis=1)
-        rest = rest - left[:, None] * jnp.einsum("c,ics->is", left, rest, precision="highest")[:, None]
+        if k == estimator.n_dipoles - 1:
+            break
         subspace = signal - _matmul(basis, _matmul(basis.T, signal))
         if estimator.truncated:
             subspace = jnp.linalg.svd(subspace, full_matrices=False)[0][:, : estimator.n_dipoles - k - 1]
+            subspace = subspace - _matmul(basis, _matmul(basis.T, subspace))  # of what the signal lacks
+        seen = _matmul(jnp.concatenate([left[:, None], subspace], axis=1).T, gain)
+        left_over = left_over - seen[:, None, 0] * seen[None, :, 0]
+        inside = seen[:, 1:]
     index, direction, correlation, topography = (jnp.stack(x) for x in zip(*found))
     triangle = jnp.triu(_matmul(basis.T, topography.T))
     triangle = triangle + jnp.diag(jnp.where(jnp.diag(triangle) == 0, 1, 0).astype(triangle.dtype))
@@ -256,20 +268,22 @@ def _signal_subspace(white, n_dipoles):
     return (vectors * kept)[:, ::-1][:, :n_dipoles]
 
 
-def _correlate(gain, subspace, power):
+def _correlate(inside, total, power):
     """Largest correlation of each source with the subspace, and its orientation (orientation, source).
 
     Orientations of which less than a millionth is left (of amplitude; float32: more) count as not seen.
+
+    Args:
+        inside: products of the sources' columns with the subspace, (orientation, dimension, source).
+        total: of these columns with one another, as far as they are not explained.
+        power: of the whole columns.
     """
-    rtol = _rtol(gain.dtype)
-    inside = _matmul(subspace.T, gain)
-    if len(gain) == 1:
-        total, part = jnp.sum(gain[0] ** 2, axis=0), jnp.sum(inside[0] ** 2, axis=0)
-        seen = total > rtol * power
-        share = jnp.where(seen, part / jnp.where(seen, total, 1), 0)
-        return jnp.sqrt(jnp.clip(share, 0, 1)), jnp.ones_like(share)[None]
-    total = gram(gain, gain)
+    rtol = _rtol(inside.dtype)
     seen = jnp.trace(total) > rtol * power
+    if len(inside) == 1:
+        part = jnp.sum(inside[0] ** 2, axis=0)
+        share = jnp.where(seen, part / jnp.where(seen, total[0, 0], 1), 0)
+        return jnp.sqrt(jnp.clip(share, 0, 1)), jnp.ones_like(share)[None]
     root = inverse_power(jnp.where(seen, total, 0), 0.5, rtol)
     share, vector = largest(product(product(root, gram(inside, inside)), root))
     orientation = product(root, vector)
@@ -277,12 +291,9 @@ def _correlate(gain, subspace, power):
     return jnp.sqrt(jnp.clip(share, 0, 1)), orientation / jnp.where(norm > 0, norm, 1)
 
 
-def _power(gain):
-    return jnp.sum(gain**2, axis=(0, 1))
-
-
 def _rtol(dtype):
-    return max(1e-12, 100 * float(jnp.finfo(dtype).eps))
+    """Of differences of products, whose rounding is some units of the products'."""
+    return max(1e-12, 1000 * float(jnp.finfo(dtype).eps))
 
 
 def _upright(vector):

@@ -20,7 +20,7 @@ CORNER_FACES = {
 HEXAHEDRON_PLACES = np.array(
     [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1]], bool
 )
-HEXAHEDRON_RULE = 0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5  # Gauss points of the unit interval
+HEXAHEDRON_RULE = 0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5  # Gauss points: exact for the Jacobian, a quadratic
 HEXAHEDRON_CORNERS = ((1, 3, 4), (2, 0, 5), (3, 1, 6), (0, 2, 7), (7, 5, 0), (4, 6, 1), (5, 7, 2), (6, 4, 3))
 
 
@@ -131,9 +131,7 @@ class VolumeMesh:
         if self.element.startswith("tetra"):
             return self.corner_volumes[:, 0]
         corners, volumes = self.points[self.corner_cells], 0.0
-        for point in itertools.product(
-            HEXAHEDRON_RULE, repeat=3
-        ):  # the Jacobian is quadratic in each coordinate
+        for point in itertools.product(HEXAHEDRON_RULE, repeat=3):
             ahead = np.where(HEXAHEDRON_PLACES, point, 1 - np.array(point))
             slopes = [
                 np.where(HEXAHEDRON_PLACES[:, k], 1, -1) * np.prod(np.delete(ahead, k, axis=1), axis=1)

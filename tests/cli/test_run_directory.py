@@ -136,3 +136,14 @@ def test_a_run_that_is_killed_at_its_first_file_begins_again(tmp_path, monkeypat
 
 def test_a_new_name_bears_the_preset():
     assert new_run_path("quick").name.startswith("quick-")
+
+
+def test_a_directory_in_work_is_left_alone(tmp_path):
+    run = RunDirectory.begin(tmp_path / "a", RunConfig())
+    with run.alone():
+        with pytest.raises(ValueError, match="another process is at work"), RunDirectory(run.path).alone():
+            pass
+        with pytest.raises(ValueError, match="another process is at work"):
+            RunDirectory.begin(run.path, RunConfig(seed=1))
+    RunDirectory.begin(run.path, RunConfig(seed=1))
+    assert len(list(tmp_path.iterdir())) == 2

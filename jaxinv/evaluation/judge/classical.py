@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxinv.evaluation.entrants import SNR_GRID, Entrant, smooth_minimum_norm, standardised
+from jaxinv.evaluation.entrants import (
+    SNR_GRID,
+    Entrant,
+    minimum_norm_entrant,
+    smooth_minimum_norm,
+    standardised,
+)
 from jaxinv.evaluation.judge.cells import Cell
 from jaxinv.evaluation.problem import Given
 from jaxinv.inverse import (
@@ -41,7 +47,7 @@ def classical_entrants(cell: Cell) -> tuple[Entrant, ...]:
     window where there is one sample.
     """
     linear = (
-        *(_minimum_norm(method) for method in ("MNE", "dSPM", "sLORETA")),
+        *(minimum_norm_entrant(method) for method in ("MNE", "dSPM", "sLORETA")),
         Entrant("wMNE", standardised(_weighted), SNR_GRID, "snr"),
         Entrant("eLORETA", standardised(_eloreta), ELORETA_SNR, "snr"),
         Entrant("LORETA", standardised(_loreta), SNR_GRID, "snr"),
@@ -98,13 +104,6 @@ class WithoutProbability:
     def __call__(self, measurements: Float[Array, "channel *time"]) -> Estimate:
         """The probability as current."""
         return Estimate(self.estimator(measurements).probability)
-
-
-def _minimum_norm(method: str) -> Entrant:
-    def make(given, snr):
-        return minimum_norm(given.leadfield, given.noise_cov, snr=snr, method=method)
-
-    return Entrant(method, standardised(make), SNR_GRID, "snr")
 
 
 def _weighted(given: Given, snr: float) -> Estimator:

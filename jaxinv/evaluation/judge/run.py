@@ -1,17 +1,13 @@
 """The judge: a grid of cells, every method in every cell, kept on the disk as it goes."""
 
 import hashlib
-import importlib.metadata
 import json
 import logging
-import os
-import platform
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import jax
 import numpy as np
 from rich.progress import Progress
 
@@ -23,10 +19,8 @@ from jaxinv.evaluation.judge.classical import classical_entrants
 from jaxinv.evaluation.judge.limits import oracle_result
 from jaxinv.evaluation.judge.true_head import Protocol, TrueHead, true_head
 from jaxinv.evaluation.judge.world import field_factor, make_world
-from jaxinv.evaluation.results_file import load_results, save_results
+from jaxinv.evaluation.results_file import load_provenance, load_results, provenance, save_results
 from jaxinv.whole_file import whole_file
-
-VERSIONS = ("jaxinv", "jax", "jaxlib", "numpy", "scipy", "mne", "POT")
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +35,12 @@ class Verdict:
     Attributes:
         cell: of the grid.
         results: methods, then guesses, then the oracle where there is one.
+        made: versions and machine that each result was made with.
     """
 
     cell: Cell
     results: tuple[Result, ...]
+    made: tuple[dict, ...]
 
     @property
     def n_cases(self) -> int:
@@ -152,9 +148,9 @@ class _Stage:
 
 
 def _judge_cell(cell, entrants, folder, stage, n_cases, n_validation, report) -> Verdict:
-    posed = None
+    posed, results, made = None, [], []
 
-    def kept(name: str, make: Callable[[Posed], Sequence[Result]]) -> list[Result]:
+    def keep(name: str, make: Callable[[Posed], Sequence[Result]]) -> None:
         nonlocal posed
         path = folder / _file_of(name)
         if not path.exists():
@@ -162,14 +158,15 @@ def _judge_cell(cell, entrants, folder, stage, n_cases, n_validation, report) ->
             report(f"{cell.name}: {name}")
             folder.mkdir(parents=True, exist_ok=True)
             save_results(path, make(posed))
-        return load_results(path)
+        found = load_results(path)
+        results.extend(found)
+        made.extend([load_provenance(path)] * len(found))
 
-    results = []
     for entrant in entrants:
-        results += kept(entrant.name, lambda posed: [evaluate_entrant(entrant, posed.problem)])  # noqa: B023
-    results += kept(GUESSES, lambda posed: reference_results(posed.problem))
-    results += kept(ORACLE, lambda posed: [found for found in [oracle_result(posed)] if found])
-    return Verdict(cell, tuple(results))
+        keep(entrant.name, lambda posed: [evaluate_entrant(entrant, posed.problem)])  # noqa: B023
+    keep(GUESSES, lambda posed: reference_results(posed.problem))
+    keep(ORACLE, lambda posed: [found for found in [oracle_result(posed)] if found])
+    return Verdict(cell, tuple(results), tuple(made))
 
 
 def _file_of(name: str) -> str:
@@ -179,6 +176,13 @@ def _file_of(name: str) -> str:
 def _write(
     path: Path, verdicts: Sequence[Verdict], protocol: Protocol, n_cases: int, n_validation: int
 ) -> None:
+    now = provenance()
+    others = sum(made != now for verdict in verdicts for made in verdict.made)
+    if others:
+        logger.warning(
+            "%d results were made with other versions or on another machine, as %s tells: delete their "
+            "files to have them made anew", others, path,
+        )  # fmt: skip
     rows = [
         {
             "cell": asdict(verdict.cell),
@@ -193,8 +197,9 @@ def _write(
                     "apply_seconds": result.apply_seconds,
                     "pooled": result.pooled,
                     "metrics": {key: asdict(interval) for key, interval in result.intervals().items()},
+                    **({} if made == now else {"made with": made}),
                 }
-                for result in verdict.results
+                for result, made in zip(verdict.results, verdict.made, strict=True)
             ],
         }
         for verdict in verdicts
@@ -203,12 +208,7 @@ def _write(
         "protocol": asdict(protocol),
         "cases": n_cases,
         "validation cases": n_validation,
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "device": jax.devices()[0].device_kind,
-        },
+        **now,
     }
     with whole_file(path) as partial:
         partial.write_text(json.dumps({**about, "cells": rows}, indent=1) + "\n", encoding="utf-8")

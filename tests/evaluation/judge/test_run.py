@@ -2,6 +2,7 @@ import dataclasses
 import io
 import json
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -60,9 +61,9 @@ def test_no_method_beats_its_oracle_and_methods_beat_guesses(verdicts):
 
 def test_the_prior_has_no_skill(verdicts):
     for verdict in verdicts:
-        skill = {result.name: result.metrics["skill"].mean() for result in verdict.results}
-        assert skill["prior"] == pytest.approx(0, abs=1e-5)
-        assert skill["mine"] > 0
+        skill = {result.name: result.metrics["skill"] for result in verdict.results}
+        np.testing.assert_allclose(skill["prior"], 0, atol=1e-5)
+        assert skill["mine"].mean() > 0
 
 
 def test_the_same_grid_again_is_read_and_elsewhere_is_the_same(verdicts, judge_directory, protocol, tmp_path):
@@ -106,6 +107,27 @@ def test_the_summary_has_versions_machine_and_hashes(verdicts, judge_directory, 
         assert row["hash"] == digest(cell, protocol, 40, 30)
         assert row["results"][0]["metrics"]["bce"]["cases"] == 40
         assert 0 <= row["results"][0]["pooled"]["calibration_error"] <= 1
+        assert not any("made with" in result for result in row["results"])
+
+
+def test_results_made_with_other_versions_say_so(judge_directory, protocol, monkeypatch, caplog):
+    settings = {
+        "cells": CELLS[:1],
+        "n_cases": 40,
+        "n_validation": 30,
+        "protocol": protocol,
+        "progress": False,
+    }
+    judge(judge_directory, [ENTRANT], **settings)
+    later = {"versions": {"jax": "99"}, "machine": {"cores": 512}}
+    monkeypatch.setattr("jaxinv.evaluation.judge.run.provenance", lambda: later)
+    with caplog.at_level("WARNING"):
+        judge(judge_directory, [ENTRANT], **settings)
+    summary = json.loads((judge_directory / "judge.json").read_text())
+    assert summary["versions"] == {"jax": "99"}
+    made = [result["made with"]["versions"]["jax"] for result in summary["cells"][0]["results"]]
+    assert "5 results were made with other versions" in caplog.text
+    assert set(made) == {jax.__version__}
 
 
 @pytest.mark.parametrize("names", [("mine", "mine"), ("net >10", "net <10"), ("Oracle",)])
