@@ -1,30 +1,22 @@
 """How fast are the classical inverses? Against MNE-Python on the same forward, covariance and stopping rule.
 
-python benchmarks/inverse_speed.py                            # needs the extra "bench"
+python benchmarks/inverse_speed.py
 python benchmarks/inverse_speed.py --cases kernels eloreta --sources 5000
 
 Leadfields are of a layered sphere. Times are medians of alternating runs after the first call, which compiles
 and is shown too. Ours uses all cores, and so does MNE-Python's BLAS. What MNE-Python asks its users to call
 is timed; where its stopping rule cannot be given there, its solver is called with the rule of ours. The
 "difference" of the results is relative to the largest value. Keep the machine idle.
-
-invertmeeg has sparse solvers of its own, for fixed orientation. Its mixed norm is stopped at the duality gap
-of ours. Its sparse Bayes has the start and the pruning of ours and is stopped by its own rule, ours with the
-loosest tolerance that reaches the same cost, or a lower one.
 """
 
 import argparse
 import time
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import mne
 import numpy as np
-from invert.solvers.bayesian.sbl_core import sbl_iterate
-from invert.solvers.minimum_norm.mxne import SolverMxNEBCD
-from invert.solvers.music.flex_music import SolverFLEXMUSIC
 from mne.inverse_sparse._gamma_map import _gamma_map_opt
 from mne.inverse_sparse.mxne_optim import iterative_mixed_norm_solver, mixed_norm_solver, norm_l2inf
 from mne.minimum_norm import apply_inverse, make_inverse_operator, prepare_inverse_operator
@@ -38,9 +30,8 @@ jax.config.update("jax_enable_x64", True)
 
 SNR = 3.0
 BATCH = 256
-TOLERANCES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6)
 GAP = 1e-4 / 2  # of mixed norms, over the squared norm of the whitened data
-CASES = ("kernels", "eloreta", "apply", "sparse", "bayes", "scan", "invertmeeg", "batch")
+CASES = ("kernels", "eloreta", "apply", "sparse", "bayes", "scan", "batch")
 
 
 class Problem:
@@ -302,94 +293,6 @@ def scan(options) -> list[dict]:
     return [method(orientation) for method in (rap_music, lcmv) for orientation in ("fixed", "free")]
 
 
-def invertmeeg(options) -> list[dict]:
-    """Sparse solvers of invertmeeg on the same, fixed orientation, solvers alone."""
-
-    def against_it(name, ours, theirs, cost=None):
-        row = against(name, ours, theirs, options.slow_repeats, "invertmeeg")
-        if cost is None:
-            return row
-        return {**row, "cost, jaxinv": float(cost(ours())), "cost, invertmeeg": float(cost(theirs()))}
-
-    def mixed_norm(n_times, alpha):
-        problem = Problem(options.montage, options.sparse_sources, n_times)
-        gain, white = problem.white("fixed")
-        estimator = inverse.mixed_norm(problem.leadfields["fixed"], problem.noise_cov, alpha=alpha)
-        largest = np.linalg.norm(gain.T @ white, axis=1).max()
-
-        def cost(current):
-            misfit = np.sum((white - gain @ current) ** 2) / 2
-            return misfit + alpha * largest * np.linalg.norm(current, axis=1).sum()
-
-        def ours():
-            return estimator.solve(problem.data).current
-
-        solver = SolverMxNEBCD(prep_leadfield=False)
-        solver.make_inverse_operator(problem.forwards["fixed"], noise_cov=problem.covariance)
-        least = float(cost(np.asarray(ours())))
-        rules = {
-            "alpha": alpha, "tol": GAP * np.sum(white**2) / least, "depth": 0, "debias": False,
-            "time_pca": False, "center_data": False,
-        }  # fmt: skip
-
-        def theirs():
-            return solver.apply_inverse_operator(problem.evoked, **rules).data
-
-        return against_it(f"MxNE, {n_times} samples, alpha {alpha}", ours, theirs, cost)
-
-    def bayes(update, rule):
-        problem = Problem(options.montage, options.sparse_sources, 20)
-        gain, white = problem.white("fixed")
-        start = np.sqrt(np.sum(white**2) / white.shape[1] / np.sum(gain**2))
-
-        def ours(tolerance):
-            arrays = problem.leadfields["fixed"], problem.noise_cov
-            return (
-                inverse.sparse_bayes(*arrays, update=update, tolerance=tolerance).solve(problem.data).variance
-            )
-
-        def theirs():
-            found = sbl_iterate(start * gain, white, np.eye(len(white)), rule, pruning_thresh=1e-6)
-            variance = np.zeros(gain.shape[1])
-            variance[found.active_set] = start**2 * found.gammas
-            return variance
-
-        def cost(variance):
-            covariance = np.eye(len(white)) + (gain * np.asarray(variance)) @ gain.T
-            fit = np.sum(white * np.linalg.solve(covariance, white)) / white.shape[1]
-            return (fit + np.linalg.slogdet(covariance)[1]) / 2
-
-        goal = cost(theirs())
-        tolerance = next((t for t in TOLERANCES if cost(ours(t)) <= goal), TOLERANCES[-1])
-        return against_it(f"sparse Bayes, {update}, to {tolerance:g}", partial(ours, tolerance), theirs, cost)
-
-    def rap_music():
-        problem = Problem(options.montage, options.sources, 20)
-        estimator = inverse.rap_music(problem.leadfields["fixed"], problem.noise_cov, n_dipoles=4)
-        solver = SolverFLEXMUSIC("RAP-MUSIC", prep_leadfield=False)
-        solver.make_inverse_operator(
-            problem.forwards["fixed"], problem.evoked, noise_cov=problem.covariance, n_orders=0, n=4, k=4
-        )
-        white = solver._sensor_transform @ problem.data
-
-        def ours():
-            return estimator.solve(problem.data).index
-
-        def theirs():
-            solver.make_flex(white, 4, 4, 0.0, False)
-            return np.array([source for _, source in solver.candidates])
-
-        row = against_it("RAP-MUSIC (difference: share of sources)", ours, theirs)
-        return {**row, "difference": 1 - len(np.intersect1d(ours(), theirs())) / 4}
-
-    return [
-        *(mixed_norm(n_times, alpha) for n_times in (20, 1) for alpha in (0.5, 0.2)),
-        bayes("MacKay", "mackay"),
-        bayes("Champagne", "convexity"),
-        rap_music(),
-    ]
-
-
 def batch(options) -> list[dict]:
     """Many problems under one vmap, and in as many calls of the compiled function."""
     problem = Problem(options.batch_montage, options.batch_sources, 5)
@@ -447,7 +350,7 @@ def main() -> None:
     options = parser.parse_args()
     console, results = Console(width=160), {}
     run = {"kernels": kernels, "eloreta": eloreta, "apply": application, "sparse": sparse, "bayes": bayes,
-           "scan": scan, "invertmeeg": invertmeeg, "batch": batch}  # fmt: skip
+           "scan": scan, "batch": batch}  # fmt: skip
     with mne.use_log_level("ERROR"):
         for case in options.cases:
             results[case] = run[case](options)

@@ -40,6 +40,7 @@ class Result:
         apply_seconds: median of one reconstruction, compiled.
         probability: of each source in each test case; for figures.
         pooled: what has a value for all cases together alone.
+        made: versions and machine that it was made with, where it was read from a file.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Result:
     apply_seconds: float | None = None
     probability: Float[np.ndarray, "case source"] | None = field(default=None, repr=False)
     pooled: dict[str, float] = field(default_factory=dict)
+    made: dict[str, dict] = field(default_factory=dict)
 
     def intervals(self) -> dict[str, Interval]:
         """Mean and 95 % bootstrap interval of each metric that is defined for a case."""

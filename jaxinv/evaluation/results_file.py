@@ -54,20 +54,15 @@ def load_results(path: str | Path) -> list[Result]:
         ValueError: if the file is not there or not such a file.
     """
     try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))["results"]
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        made = {key: content[key] for key in ("versions", "machine")}
         return [
-            Result(**{**row, "metrics": {key: np.array(values, dtype=np.float64)
-                                         for key, values in row["metrics"].items()}})
-            for row in rows
+            Result(**{**row, "made": made, "metrics": {key: np.array(values, dtype=np.float64)
+                                                       for key, values in row["metrics"].items()}})
+            for row in content["results"]
         ]  # fmt: skip
     except (OSError, json.JSONDecodeError, TypeError, KeyError) as error:
         raise ValueError(f"path={str(path)!r} holds no results of an evaluation: {error}") from error
-
-
-def load_provenance(path: str | Path) -> dict[str, dict]:
-    """What the results that `save_results` wrote were made with."""
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    return {key: content[key] for key in ("versions", "machine")}
 
 
 def _numbers(values):

@@ -100,9 +100,6 @@ class FemForward:
             RuntimeError: if the nominal solve does not converge.
         """
         _check_options(source_model, tolerance, dtype)
-        for name, count in (("sources", sources.n_sources), ("sensors", sensors.n_channels)):
-            if count == 0:
-                raise ValueError(f"{name} is empty: give at least one")
         weights = place_sensors(head, sensors, dtype)
         loads = place_sources(head, sources, source_model, dtype)
         assembled = fem.assemble_stiffness(head.mesh, head.n_tissues, head.conductivity)

@@ -19,7 +19,7 @@ from jaxinv.evaluation.judge.classical import classical_entrants
 from jaxinv.evaluation.judge.limits import oracle_result
 from jaxinv.evaluation.judge.true_head import Protocol, TrueHead, true_head
 from jaxinv.evaluation.judge.world import field_factor, make_world
-from jaxinv.evaluation.results_file import load_provenance, load_results, provenance, save_results
+from jaxinv.evaluation.results_file import load_results, provenance, save_results
 from jaxinv.whole_file import whole_file
 
 logger = logging.getLogger(__name__)
@@ -35,12 +35,10 @@ class Verdict:
     Attributes:
         cell: of the grid.
         results: methods, then guesses, then the oracle where there is one.
-        made: versions and machine that each result was made with.
     """
 
     cell: Cell
     results: tuple[Result, ...]
-    made: tuple[dict, ...]
 
     @property
     def n_cases(self) -> int:
@@ -148,9 +146,9 @@ class _Stage:
 
 
 def _judge_cell(cell, entrants, folder, stage, n_cases, n_validation, report) -> Verdict:
-    posed, results, made = None, [], []
+    posed = None
 
-    def keep(name: str, make: Callable[[Posed], Sequence[Result]]) -> None:
+    def kept(name: str, make: Callable[[Posed], Sequence[Result]]) -> list[Result]:
         nonlocal posed
         path = folder / _file_of(name)
         if not path.exists():
@@ -158,15 +156,14 @@ def _judge_cell(cell, entrants, folder, stage, n_cases, n_validation, report) ->
             report(f"{cell.name}: {name}")
             folder.mkdir(parents=True, exist_ok=True)
             save_results(path, make(posed))
-        found = load_results(path)
-        results.extend(found)
-        made.extend([load_provenance(path)] * len(found))
+        return load_results(path)
 
+    results = []
     for entrant in entrants:
-        keep(entrant.name, lambda posed: [evaluate_entrant(entrant, posed.problem)])  # noqa: B023
-    keep(GUESSES, lambda posed: reference_results(posed.problem))
-    keep(ORACLE, lambda posed: [found for found in [oracle_result(posed)] if found])
-    return Verdict(cell, tuple(results), tuple(made))
+        results += kept(entrant.name, lambda posed: [evaluate_entrant(entrant, posed.problem)])  # noqa: B023
+    results += kept(GUESSES, lambda posed: reference_results(posed.problem))
+    results += kept(ORACLE, lambda posed: [found for found in [oracle_result(posed)] if found])
+    return Verdict(cell, tuple(results))
 
 
 def _file_of(name: str) -> str:
@@ -177,7 +174,7 @@ def _write(
     path: Path, verdicts: Sequence[Verdict], protocol: Protocol, n_cases: int, n_validation: int
 ) -> None:
     now = provenance()
-    others = sum(made != now for verdict in verdicts for made in verdict.made)
+    others = sum(result.made != now for verdict in verdicts for result in verdict.results)
     if others:
         logger.warning(
             "%d results were made with other versions or on another machine, as %s tells: delete their "
@@ -197,9 +194,9 @@ def _write(
                     "apply_seconds": result.apply_seconds,
                     "pooled": result.pooled,
                     "metrics": {key: asdict(interval) for key, interval in result.intervals().items()},
-                    **({} if made == now else {"made with": made}),
+                    **({} if result.made == now else {"made with": result.made}),
                 }
-                for result, made in zip(verdict.results, verdict.made, strict=True)
+                for result in verdict.results
             ],
         }
         for verdict in verdicts

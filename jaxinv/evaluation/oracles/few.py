@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy.sparse import csr_array
 from scipy.special import comb
 
-from jaxinv.evaluation.oracles.monte_carlo import excess_loss
+from jaxinv.evaluation.oracles.monte_carlo import excess_loss, key_of
 from jaxinv.evaluation.oracles.whitened import course_modes, whitened
 from jaxinv.inverse import Estimate
 from jaxinv.inverse.estimator import check_measurements
@@ -190,8 +190,7 @@ def _solve(oracle, measurements):
     white = _matmul(oracle.whitener, measurements)
     if oracle.modes is not None:
         white = _matmul(white, oracle.modes)
-    bits = jax.lax.bitcast_convert_type(jnp.sum(white), jnp.uint32)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(oracle.seed), bits), oracle.n_chains)
+    keys = jax.random.split(key_of(oracle.seed, white), oracle.n_chains)
     found = jax.vmap(partial(_chain, oracle, white))(keys)
     halves = found.reshape(2, oracle.n_chains // 2, -1).mean(axis=1)
     n_kept = oracle.n_chains * (oracle.n_sweeps - oracle.n_burn_in)

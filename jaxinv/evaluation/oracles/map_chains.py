@@ -9,7 +9,7 @@ import numpy as np
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
-from jaxinv.evaluation.oracles.monte_carlo import excess_loss
+from jaxinv.evaluation.oracles.monte_carlo import excess_loss, key_of
 
 _matmul = partial(jnp.matmul, precision="highest")
 
@@ -64,8 +64,7 @@ def sample(oracle, measurements: Float[Array, " channel"]) -> MapSamples:
     measurements = measurements.astype(oracle.whitener.dtype)
     white = _matmul(oracle.whitener, measurements)
     shape = (oracle.n_chains, len(oracle.coordinates))
-    bits = jax.lax.bitcast_convert_type(jnp.sum(white), jnp.uint32)
-    first, key = jax.random.split(jax.random.fold_in(jax.random.key(oracle.seed), bits))
+    first, key = jax.random.split(key_of(oracle.seed, white))
     mean = _matmul(oracle.start_gain, white - oracle.offset)
     z = mean + _matmul(jax.random.normal(first, shape, jnp.float32), oracle.start_root.T)
     soft = partial(_soft_misfit, oracle.soft, _matmul(oracle.soft.whitener, measurements), oracle.width)

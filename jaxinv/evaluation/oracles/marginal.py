@@ -19,8 +19,10 @@ from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
 from scipy.stats import qmc
 
+from jaxinv.evaluation.entrants import as_pytree
 from jaxinv.evaluation.oracles.importance import Rounds, draw_mixture, log_weights, proposal
 from jaxinv.evaluation.oracles.maps import probability_above_zero
+from jaxinv.evaluation.oracles.monte_carlo import key_of
 from jaxinv.evaluation.oracles.whitened import checked
 from jaxinv.inverse import Estimate
 from jaxinv.inverse.estimator import check_measurements
@@ -153,8 +155,7 @@ def marginal_map_oracle(
         if value < least:
             raise ValueError(f"{name} must be {least} or more; found {value}")
     noise_cov = jnp.asarray(noise_cov)
-    if jax.tree_util.all_leaves([field_of]):
-        field_of = jax.tree_util.Partial(field_of)
+    field_of = as_pytree(field_of)
     fields = jax.eval_shape(field_of, jnp.asarray(low, noise_cov.dtype))
     check_noise_cov(noise_cov, fields.shape[0])
     dtype = jnp.result_type(fields.dtype, noise_cov)
@@ -198,8 +199,7 @@ def _log_evidence(inverse_root, white):
 @jax.jit
 def _solve(oracle, measurements):
     white = _matmul(oracle.whitener, measurements)
-    bits = jax.lax.bitcast_convert_type(jnp.sum(white).astype(jnp.float32), jnp.uint32)
-    key = jax.random.fold_in(jax.random.key(oracle.seed), bits)
+    key = key_of(oracle.seed, white)
     fields_at = partial(_whitened_fields, oracle)
     n_first, n_tissues = oracle.first.shape
     n_later = oracle.n_rounds * oracle.n_draws

@@ -1,7 +1,14 @@
-"""How far probabilities that were sampled are from those of endless chains."""
+"""What sampling is seeded by, and how far its probabilities are from those of endless chains."""
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+def key_of(seed: Int[Array, ""], white: Float[Array, "..."]) -> PRNGKeyArray:
+    """A key of the measurements: the same ones give the same draws, others independent ones."""
+    bits = jax.lax.bitcast_convert_type(jnp.sum(white).astype(jnp.float32), jnp.uint32)
+    return jax.random.fold_in(jax.random.key(seed), bits)
 
 
 def excess_loss(one: Float[Array, " node"], other: Float[Array, " node"]) -> Float[Array, ""]:
