@@ -15,8 +15,10 @@ from scipy import sparse
 
 from jaxinv.mesh.volume_mesh import VolumeMesh, incidence
 
-NODES_FOR_EACH_COEFFICIENT = 3
-RINGS = {1: 2, 2: 1}  # of neighbouring cells from which the nodes are taken, by the element's degree
+# By the element's degree: how many nodes a coefficient (with fewer, single points in thin tissue amplify what
+# is wrong of the potentials many times more than others do), and from how many rings of neighbouring cells.
+NODES_FOR_EACH_COEFFICIENT = {1: 5, 2: 3}
+RINGS = {1: 2, 2: 1}
 TRUNCATION = 1e-8  # eigenvalues of the normal matrix below this share of the largest one are left out
 CHUNK = 2048  # points at a time
 
@@ -39,7 +41,7 @@ class Recovery(NamedTuple):
 
 def width(mesh: VolumeMesh) -> int:
     """Number of nodes from which a polynomial is recovered on this mesh."""
-    return NODES_FOR_EACH_COEFFICIENT * len(_exponents(_degree(mesh)))
+    return NODES_FOR_EACH_COEFFICIENT[_element_degree(mesh)] * len(_exponents(_degree(mesh)))
 
 
 def recover(

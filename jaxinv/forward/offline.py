@@ -41,7 +41,7 @@ from jaxinv.head.sensors import SurfaceField
 from jaxinv.kernels.csr_product import csr_product
 
 FORMAT = 2  # of the blocks in a cache
-CUT = 0.2  # share of the tolerance spent on rows left out; the rest is the potentials'
+CUT = 0.5  # share of the tolerance spent on rows left out; the rest is the potentials'
 LANCZOS_STEPS = 10
 LANCZOS_TOLERANCE = 1e-6  # relative residual of its solves
 FLOOR_STEPS, FLOOR_COLUMNS, FLOOR_SAFETY = 20, 8, 4
