@@ -190,7 +190,7 @@ def _solve(oracle, measurements):
     white = _matmul(oracle.whitener, measurements)
     if oracle.modes is not None:
         white = _matmul(white, oracle.modes)
-    keys = jax.random.split(key_of(oracle.seed, white), oracle.n_chains)
+    keys = jax.random.split(key_of(oracle.seed, measurements), oracle.n_chains)
     found = jax.vmap(partial(_chain, oracle, white))(keys)
     halves = found.reshape(2, oracle.n_chains // 2, -1).mean(axis=1)
     n_kept = oracle.n_chains * (oracle.n_sweeps - oracle.n_burn_in)

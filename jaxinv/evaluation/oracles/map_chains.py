@@ -64,7 +64,7 @@ def sample(oracle, measurements: Float[Array, " channel"]) -> MapSamples:
     measurements = measurements.astype(oracle.whitener.dtype)
     white = _matmul(oracle.whitener, measurements)
     shape = (oracle.n_chains, len(oracle.coordinates))
-    first, key = jax.random.split(key_of(oracle.seed, white))
+    first, key = jax.random.split(key_of(oracle.seed, measurements))
     mean = _matmul(oracle.start_gain, white - oracle.offset)
     z = mean + _matmul(jax.random.normal(first, shape, jnp.float32), oracle.start_root.T)
     soft = partial(_soft_misfit, oracle.soft, _matmul(oracle.soft.whitener, measurements), oracle.width)

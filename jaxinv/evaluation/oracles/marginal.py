@@ -199,7 +199,7 @@ def _log_evidence(inverse_root, white):
 @jax.jit
 def _solve(oracle, measurements):
     white = _matmul(oracle.whitener, measurements)
-    key = key_of(oracle.seed, white)
+    key = key_of(oracle.seed, measurements)
     fields_at = partial(_whitened_fields, oracle)
     n_first, n_tissues = oracle.first.shape
     n_later = oracle.n_rounds * oracle.n_draws

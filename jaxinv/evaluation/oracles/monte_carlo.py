@@ -5,10 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
-def key_of(seed: Int[Array, ""], white: Float[Array, "..."]) -> PRNGKeyArray:
-    """A key of the measurements: the same ones give the same draws, others independent ones."""
-    bits = jax.lax.bitcast_convert_type(jnp.sum(white).astype(jnp.float32), jnp.uint32)
-    return jax.random.fold_in(jax.random.key(seed), bits)
+def key_of(seed: Int[Array, ""], measurements: Float[Array, "..."]) -> PRNGKeyArray:
+    """A key of the measurements: the same ones give the same draws, others independent ones.
+
+    Their bits are summed as integers, so that neither a batch nor another processor rounds them otherwise.
+    """
+    bits = jax.lax.bitcast_convert_type(measurements.astype(jnp.float32), jnp.uint32)
+    return jax.random.fold_in(jax.random.key(seed), jnp.sum(bits, dtype=jnp.uint32))
 
 
 def excess_loss(one: Float[Array, " node"], other: Float[Array, " node"]) -> Float[Array, ""]:

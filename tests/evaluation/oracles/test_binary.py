@@ -78,11 +78,8 @@ def test_units_seeds_and_batches(line):
     found = once(data[:, :3])
     assert found.probability.shape == found.current.shape == found.std.shape == (40, 3)
     assert once.solve(data[:, :3]).error.shape == (3,)
-    # draws depend on the measurements to the last bit, which one program for all of a batch gives alike
-    batched = jax.jit(jax.vmap(lambda oracle, y: oracle(y), in_axes=(None, 0)))
-    many = batched(once, jnp.asarray(data.T[:3])).current
-    assert many.shape == (3, 40)
-    np.testing.assert_allclose(batched(once, jnp.asarray(data.T[2::-1])).current[::-1], many, atol=1e-2)
+    many = jax.jit(jax.vmap(lambda oracle, y: oracle(y), in_axes=(None, 0)))(once, jnp.asarray(data.T[:3]))
+    np.testing.assert_allclose(many.current, found.current.T, atol=1e-2)
     other = binary_map_oracle(leadfield, factor, nodes, noise_cov, seed=1, **options)(data[:, :3])
     assert not np.allclose(other.current, found.current, atol=1e-2)
     volts = binary_map_oracle(1e-6 * leadfield, 3 * factor, nodes, 1e-12 * noise_cov, **options)
